@@ -1,7 +1,9 @@
 //! berth: the worker-node agent of a Backend.AI cluster. `docs/ARCHITECTURE.md` has the map.
 
 pub mod admission;
+pub mod agent;
 pub mod amount;
+pub mod config;
 pub mod engine;
 pub mod events;
 pub mod ids;

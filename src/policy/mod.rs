@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::Digest;
 
 pub mod bindings;
+pub mod shipped;
 pub mod worlds;
 
 /// Which world (one module per world, `container-config` a chain of them).
@@ -150,8 +151,27 @@ pub trait Decision: Send + Sync + 'static {
     const FUNCTION: &'static str;
     /// What is asked.
     type Question: Clone + Send + Sync + 'static;
-    /// What may be answered, complete: what a policy left out has been filled in by the built-in.
+    /// What a guest answers, in the types of the WIT.
+    type Raw: Clone + Send + 'static;
+    /// What the asking room gets, complete: what a policy left out has been filled in by the built-in.
     type Answer: Clone + Send + 'static;
+
+    /// The built-in's answer: the same source as the shipped guest's (`ctx.settings` empty: defaults).
+    ///
+    /// # Errors
+    /// A refusal, as a guest would give it.
+    fn twin(ctx: &bindings::types::Context, question: &Self::Question) -> Result<Self::Raw, Refusal>;
+
+    /// Checks an answer against what was offered and completes it. Pure; no wrong answer passes, no
+    /// right one is refused. Returns the note, if any, beside it.
+    ///
+    /// # Errors
+    /// A sentence that names what is wrong with the answer ([`Fault::InvalidAnswer`]).
+    fn check(
+        ctx: &bindings::types::Context,
+        question: &Self::Question,
+        raw: Self::Raw,
+    ) -> Result<(Self::Answer, Option<String>), String>;
 }
 
 /// A clonable way to the policy host.
