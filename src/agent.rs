@@ -1,6 +1,26 @@
 //! Composition root: start order, supervision of every task, exit (design §4).
+//!
+//! Start order: configuration, lock of the state directory, policies, engine, routing, records and the
+//! engine's list (adoption), then the control API. Whatever is wrong is told before anything is touched. The
+//! end comes in the opposite order; kernels run on.
 
-use crate::config::Overrides;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::config::{self, Config, ConfigError, Overrides};
+use crate::control::{self, Rooms};
+use crate::engine::{self, EngineError, EngineInfo, SharedEngine};
+use crate::events::Outbox;
+use crate::ids::Digest;
+use crate::inventory;
+use crate::kernel::{self, KernelError, Kernels, Settings, Shared, now_ms, reconcile};
+use crate::scratch::{Scratch, ScratchError};
+use crate::store::{self, StoreError};
+use crate::{admission, policy, route};
 
 /// Why the agent did not start or had to end; one line and the next step.
 #[derive(Debug, thiserror::Error)]
@@ -12,14 +32,289 @@ pub struct AgentError {
     pub hint: Option<String>,
 }
 
+impl AgentError {
+    fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+impl From<ConfigError> for AgentError {
+    fn from(error: ConfigError) -> Self {
+        let hint = match &error {
+            ConfigError::ClusterMember(_) => "leave it out to run standalone",
+            ConfigError::Read { .. } => "name another file by --config, or make this one readable",
+            ConfigError::Syntax { .. } | ConfigError::Mistakes(_) => "mend the values and try again; `berth serve --check` tries them",
+        };
+        Self::new(error.to_string(), hint)
+    }
+}
+
+impl From<StoreError> for AgentError {
+    fn from(error: StoreError) -> Self {
+        let hint = match &error {
+            StoreError::Locked { .. } => "use the running agent, stop it, or give this one another --state-dir",
+            StoreError::Directory { .. } => "name another folder by --state-dir, or mend this one",
+            StoreError::Database(_) | StoreError::Closed => "see whether the disk is full; keep the file and start with another --state-dir",
+        };
+        Self::new(error.to_string(), hint)
+    }
+}
+
+impl From<EngineError> for AgentError {
+    fn from(error: EngineError) -> Self {
+        let KernelError { message, hint, .. } = error.into();
+        Self { message, hint }
+    }
+}
+
+impl From<ScratchError> for AgentError {
+    fn from(error: ScratchError) -> Self {
+        let KernelError { message, hint, .. } = error.into();
+        Self { message, hint }
+    }
+}
+
+impl From<KernelError> for AgentError {
+    fn from(error: KernelError) -> Self {
+        Self { message: error.message, hint: error.hint }
+    }
+}
+
 /// Runs the agent until SIGTERM or SIGINT; kernels run on. Builds its own runtime: call it from `main`.
 /// With `check` it validates configuration, engine, policies and folders, prints what it found, and returns.
 ///
 /// # Errors
 /// When it cannot start.
 pub fn serve(overrides: Overrides, check: bool) -> Result<(), AgentError> {
-    let _ = (overrides, check);
-    unimplemented!()
+    let config = config::load(&overrides)?;
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(4))
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .map_err(|error| AgentError::new(format!("cannot start the runtime: {error}"), "see `ulimit -u`"))?;
+    runtime.block_on(if check { futures_util::future::Either::Left(examine(config)) } else { futures_util::future::Either::Right(live(config)) })
+}
+
+/// `--check`: everything that a start would look at, without keeping any of it.
+async fn examine(config: Config) -> Result<(), AgentError> {
+    let engine = engine::connect(config.standalone.engine, &config.standalone.state_dir, &config.kernel_runner.find().map_err(no_runner)?);
+    let info = engine.info().await?;
+    let policies = start_policies(&config).await?;
+    let inventory = inventory::detect();
+    let offer = inventory::offer(&policies, Arc::new(inventory)).await;
+    println!("configuration  {}", config.file.as_deref().map_or("defaults".to_owned(), |path| path.display().to_string()));
+    println!("state          {}", config.standalone.state_dir.display());
+    println!("engine         {} {} at {}", info.kind.as_str(), info.version, info.endpoint);
+    for sentence in &info.not_enforced {
+        println!("               not enforced: {sentence}");
+    }
+    for view in policies.list() {
+        println!("policy         {} {} {}", view.name, view.version, view.digest.map_or("builtin".to_owned(), |d| d.short()));
+    }
+    match offer {
+        Ok(offer) => {
+            for slot in &offer.slots {
+                let total: u64 = slot.offers.iter().map(|(_, amount)| amount).sum();
+                println!("offers         {} {total}", slot.name);
+            }
+        }
+        Err(refusal) => println!("offers         nothing: {}", refusal.message),
+    }
+    Ok(())
+}
+
+fn no_runner(problem: String) -> AgentError {
+    AgentError::new(problem, "build it by `cargo xtask build`, or name it in [kernel-runner] path")
+}
+
+/// Starts every room, waits for a signal, ends them.
+async fn live(config: Config) -> Result<(), AgentError> {
+    let started_at_ms = now_ms();
+    let opened = {
+        let dir = config.standalone.state_dir.clone();
+        blocking(move || store::open(&dir)).await??
+    };
+    let state_dir = config.standalone.state_dir.clone();
+    let runner = config.kernel_runner.find().map_err(no_runner)?;
+    let runner = {
+        let state_dir = state_dir.clone();
+        blocking(move || install_runner(&runner, &state_dir)).await??
+    };
+    let scratch = {
+        let (named, state_dir) = (config.container.scratch_root.clone(), state_dir.clone());
+        blocking(move || Scratch::open(named.as_deref(), &state_dir)).await??
+    };
+    let engine: SharedEngine = engine::connect(config.standalone.engine, &state_dir, &runner);
+    let engine_info = engine.info().await?;
+    let policies = start_policies(&config).await?;
+    let (route, route_thread) = route::start(route::Config::default())
+        .map_err(|error| AgentError::new(error.to_string(), "see `ulimit -n`; the agent needs two sockets per kernel"))?;
+    let mut tasks = JoinSet::new();
+    let (offers, reporter) = inventory::watch(policies.clone(), Arc::new(inventory::detect())).await;
+    tasks.spawn(named("inventory", reporter));
+    let (admission, admission_task) =
+        admission::start(admission::Config { start_limit: config.lifecycle.start_limit }, policies.clone(), offers.clone());
+    tasks.spawn(named("admission", admission_task));
+    let (status_sender, status) = watch::channel(NodeStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent: config.agent.id.clone(),
+        instance: opened.instance,
+        pid: std::process::id(),
+        started_at_ms,
+        state: "starting".to_owned(),
+        problems: Vec::new(),
+        engine: Some(engine_info.clone()),
+        state_dir,
+        scratch_root: scratch.root().to_owned(),
+        private: config.private,
+    });
+    let kernels = Kernels::new(Arc::new(Shared {
+        agent: config.agent.id.clone(),
+        instance: opened.instance,
+        engine: engine.clone(),
+        engine_info,
+        route: route.clone(),
+        admission: admission.clone(),
+        policy: policies.clone(),
+        store: opened.handle.clone(),
+        outbox: Outbox::default(),
+        scratch,
+        offers: offers.clone(),
+        runner,
+        settings: settings(&config),
+    }));
+    let adopted = reconcile::recover(&kernels).await?;
+    if adopted > 0 {
+        info!(adopted, "kernels of an earlier agent process were taken up");
+    }
+    tasks.spawn(named("reconciler", reconcile::watch(kernels.clone())));
+    tasks.spawn(named("engine-health", engine_health(engine, status_sender.clone())));
+    let control = control::start(
+        &config.control.socket,
+        config.control.group.as_deref(),
+        Rooms {
+            kernels: kernels.clone(),
+            route: route.clone(),
+            policy: policies,
+            admission,
+            offers,
+            status,
+            mounts_allow: config.mounts.allow.clone(),
+            stop_grace: config.lifecycle.stop_grace,
+        },
+    )
+    .map_err(|error| AgentError { message: error.to_string(), hint: error.hint() })?;
+    status_sender.send_modify(|status| status.state = "ready".to_owned());
+    info!(socket = %config.control.socket.display(), instance = %opened.instance, "ready");
+    let ended = until_told(&mut tasks).await;
+    status_sender.send_modify(|status| status.state = "stopping".to_owned());
+    info!("stopping; kernels run on");
+    control.stop();
+    tasks.shutdown().await;
+    drop(kernels);
+    route_thread.stop();
+    opened.handle.close().await;
+    ended
+}
+
+/// Waits for SIGTERM or SIGINT, or for a task that must not end.
+async fn until_told(tasks: &mut JoinSet<&'static str>) -> Result<(), AgentError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let cannot = |error: std::io::Error| AgentError::new(format!("cannot listen for signals: {error}"), "report this");
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    // Cancel-safe: signal receivers and JoinSet::join_next.
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        Some(ended) = tasks.join_next() => {
+            let what = match ended {
+                Ok(name) => format!("the task {name} ended"),
+                Err(failure) => format!("a task failed: {failure}"),
+            };
+            error!("{what}; kernels run on, restart the agent");
+            Err(AgentError::new(what, "restart the agent; kernels run on and are taken up again"))
+        }
+    }
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+/// Says degraded while the engine does not answer.
+async fn engine_health(engine: SharedEngine, status: watch::Sender<NodeStatus>) {
+    let mut timer = tokio::time::interval(std::time::Duration::from_secs(10));
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let found: Result<EngineInfo, EngineError> = engine.info().await;
+        status.send_if_modified(|status| {
+            let (state, problems) = match &found {
+                Ok(_) => ("ready", Vec::new()),
+                Err(error) => ("degraded", vec![error.to_string()]),
+            };
+            let steady = matches!(status.state.as_str(), "ready" | "degraded");
+            let changed = steady && (status.state != state || status.problems != problems);
+            if changed {
+                status.state = state.to_owned();
+                status.problems = problems;
+            }
+            if let Ok(info) = &found {
+                status.engine = Some(info.clone());
+            }
+            changed
+        });
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        default_image: config.standalone.image.clone(),
+        default_memory: config.standalone.memory_limit,
+        kernel_uid: config.container.kernel_uid,
+        kernel_gid: config.container.kernel_gid,
+        log_max_bytes: config.container.log_max_bytes,
+        ready_timeout: config.lifecycle.ready_timeout,
+        stop_grace: config.lifecycle.stop_grace,
+        lease: config.lifecycle.lease,
+        reconcile_interval: config.lifecycle.reconcile_interval,
+    }
+}
+
+/// Copies the runner to `<state>/runner/<sha256>/`, so that an upgrade never changes the program of a running
+/// kernel (design §5).
+fn install_runner(from: &Path, state_dir: &Path) -> Result<PathBuf, AgentError> {
+    let hint = "see whether the disk of the state directory is full";
+    let cannot = |what: &str, path: &Path, error: std::io::Error| {
+        AgentError::new(format!("cannot {what} {}: {error}", path.display()), hint)
+    };
+    let bytes = std::fs::read(from).map_err(|error| cannot("read", from, error))?;
+    let dir = state_dir.join("runner").join(Digest::of(&bytes).to_string());
+    let target = dir.join("berth-runner");
+    if std::fs::read(&target).is_ok_and(|there| there == bytes) {
+        return Ok(target);
+    }
+    std::fs::create_dir_all(&dir).map_err(|error| cannot("make", &dir, error))?;
+    let temporary = dir.join("berth-runner.new");
+    std::fs::write(&temporary, &bytes).map_err(|error| cannot("write", &temporary, error))?;
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))
+        .map_err(|error| cannot("set the mode of", &temporary, error))?;
+    std::fs::rename(&temporary, &target).map_err(|error| cannot("write", &target, error))?;
+    Ok(target)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, AgentError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| AgentError::new(format!("a start-up step ended early: {error}"), "report this"))
 }
 
 /// What `GET /v1/status` tells; kept current by the agent.

@@ -2,15 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
 use crate::admission::Allocation;
-use crate::engine::{LogChunk, LogOptions, MountSpec};
-use crate::ids::{ContainerId, KernelId, KernelName, KernelRef, SessionId, SlotName};
+use crate::engine::MountSpec;
+use crate::ids::{ContainerId, KernelId, KernelName, SessionId, SlotName};
 use crate::policy::DecidedBy;
+
+mod actor;
+pub mod plan;
+mod record;
+pub mod reconcile;
+mod registry;
+mod shared;
+mod state;
+mod steps;
+
+pub use record::KernelRecord;
+pub use registry::Kernels;
+pub use shared::{Settings, Shared, now_ms};
 
 /// A kernel to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +78,7 @@ pub enum Phase {
 }
 
 /// How a kernel ended: the first reason wins (contracts: kernel §5.2).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Termination {
     /// E.g. `user-requested`, `self-terminated`, `failed-to-create`, `failed-to-start`.
     pub reason: String,
@@ -156,37 +170,8 @@ pub struct KernelError {
     pub hint: Option<String>,
 }
 
-/// A clonable way to all kernels.
-#[derive(Debug, Clone)]
-pub struct Kernels {
-    _private: (),
-}
-
-#[expect(missing_docs, clippy::unused_async, reason = "the shape only: the room's owner fills it in")]
-impl Kernels {
-    /// Makes a kernel. The receiver tells progress and ends after `Running` or `Failed`; dropping it
-    /// before that cancels the creation.
-    pub async fn create(&self, request: CreateRequest) -> mpsc::Receiver<Progress> { let _ = request; unimplemented!() }
-    /// Every kernel, oldest first; `all`: ended ones too.
-    pub fn list(&self, all: bool) -> Vec<KernelView> { let _ = all; unimplemented!() }
-    /// One kernel.
-    pub fn get(&self, which: &KernelRef) -> Result<KernelView, KernelError> { let _ = which; unimplemented!() }
-    /// Stops a kernel and keeps its log. Returns when it is `Collected`.
-    pub async fn stop(&self, which: &KernelRef, grace: Duration, reason: &str) -> Result<KernelView, KernelError> { let _ = (which, grace, reason); unimplemented!() }
-    /// Removes a kernel: container, folders, sockets, record. A running one only with `force`.
-    pub async fn remove(&self, which: &KernelRef, force: bool) -> Result<(), KernelError> { let _ = (which, force); unimplemented!() }
-    /// Its console log.
-    pub async fn logs(&self, which: &KernelRef, options: LogOptions) -> Result<mpsc::Receiver<Result<LogChunk, crate::engine::EngineError>>, KernelError> { let _ = (which, options); unimplemented!() }
-    /// Opens a stream's hold on a leased kernel: while any [`Lease`] of it lives the kernel stays; 30 s
-    /// after the last was dropped it is removed. For an unleased kernel it does nothing.
-    pub fn lease(&self, kernel: KernelId) -> Lease { let _ = kernel; unimplemented!() }
-    /// A file to write below the kernel's work folder: opened beneath the folder's fd (invariant 11),
-    /// owned by the kernel's user. `path` is relative; parents are made.
-    pub fn create_file(&self, which: &KernelRef, path: &str, mode: u32) -> Result<std::fs::File, KernelError> { let _ = (which, path, mode); unimplemented!() }
-}
-
-/// See [`Kernels::lease`].
+/// Holds a leased kernel while it lives; see [`Kernels::lease`].
 #[derive(Debug)]
 pub struct Lease {
-    _private: (),
+    leases: Option<Arc<watch::Sender<usize>>>,
 }

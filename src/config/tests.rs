@@ -1,0 +1,79 @@
+use super::*;
+
+fn load_text(text: &str, overrides: &Overrides, env: &[(&str, &str)]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    load_from(overrides, Some(path.clone()), |name| {
+        env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    })
+    .map_err(|error| error.to_string().replace(&path.display().to_string(), "agent.toml"))
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_their_lines() {
+    let text = "[agent]\nid = \"a b\"\n\n[lifecycle]\nstart-limit = 0\nlease_sec = \"soon\"\n\n[container-logs]\nmax-length = \"10x\"\n";
+    let told = load_text(text, &Overrides::default(), &[]).unwrap_err();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 4, "{told}");
+    assert!(lines.iter().any(|l| l.starts_with("agent.toml:2: agent.id:")), "{told}");
+    assert!(lines.iter().any(|l| l.starts_with("agent.toml:5: lifecycle.start-limit: should be from 1 to 64")), "{told}");
+    assert!(lines.iter().any(|l| l.starts_with("agent.toml:6: lifecycle.lease-sec:")), "{told}");
+    assert!(lines.iter().any(|l| l.starts_with("agent.toml:9: container-logs.max-length:")), "{told}");
+}
+
+#[test]
+fn flags_win_over_environment_and_environment_over_the_file() {
+    let text = "[container]\nscratch-root = \"/file\"\n[standalone]\nstate_dir = \"/state\"\n";
+    let none = Overrides::default();
+    let read = |overrides: &Overrides, env: &[(&str, &str)]| {
+        load_text(text, overrides, env).unwrap().container.scratch_root.unwrap()
+    };
+    assert_eq!(read(&none, &[]), PathBuf::from("/file"));
+    assert_eq!(read(&none, &[("BACKEND_SCRATCH_ROOT", "/env")]), PathBuf::from("/env"));
+    let flags = Overrides { scratch_root: Some("/flag".into()), ..Overrides::default() };
+    assert_eq!(read(&flags, &[("BACKEND_SCRATCH_ROOT", "/env")]), PathBuf::from("/flag"));
+    assert_eq!(load_text(text, &none, &[]).unwrap().standalone.state_dir, PathBuf::from("/state"));
+}
+
+#[test]
+fn whatever_asks_for_a_cluster_is_refused() {
+    let refused = |text: &str, overrides: Overrides| load_text(text, &overrides, &[]).unwrap_err();
+    let flags = Overrides { etcd_addr: Some("127.0.0.1:2379".into()), ..Overrides::default() };
+    assert_eq!(refused("", flags), "cluster membership is not built yet (asked for by --etcd-addr)");
+    let flags = Overrides { namespace: Some("local".into()), ..Overrides::default() };
+    assert_eq!(refused("", flags), "cluster membership is not built yet (asked for by --namespace)");
+    let told = refused("\n[etcd]\nnamespace = \"local\"\n", Overrides::default());
+    assert_eq!(told, "cluster membership is not built yet (asked for by [etcd] in agent.toml:2)");
+    let private = Overrides { private: true, ..Overrides::default() };
+    assert!(load_text("[etcd]\nnamespace = \"local\"\n", &private, &[]).is_ok());
+}
+
+#[test]
+fn unknown_keys_warn_with_the_nearest_known_one() {
+    let text = "[lifecycle]\nstart-limt = 3\n[agent]\nregion = \"x\"\n";
+    let warnings: Vec<String> = load_text(text, &Overrides::default(), &[])
+        .unwrap()
+        .warnings
+        .iter()
+        .map(|warning| warning[warning.find("agent.toml").unwrap_or(0)..].to_owned())
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            "agent.toml:2: lifecycle.start-limt is not known; did you mean lifecycle.start-limit?",
+            "these keys have no effect here: agent.region",
+        ]
+    );
+}
+
+#[test]
+fn policy_settings_are_flattened_and_kept() {
+    let text = "[policy.scheduler.settings]\nstrategy = \"spread\"\nquota.alice = 2\n[policy.container-config]\ngrants = [\"set-env\"]\n";
+    let policy = load_text(text, &Overrides::default(), &[]).unwrap().policy;
+    let scheduler = &policy.worlds[&crate::policy::WorldKind::Scheduler];
+    assert_eq!(scheduler.settings.keys().collect::<Vec<_>>(), ["quota.alice", "strategy"]);
+    let config = &policy.worlds[&crate::policy::WorldKind::ContainerConfig];
+    assert_eq!(config.grants.as_deref(), Some(&["set-env".to_owned()][..]));
+}

@@ -1,0 +1,133 @@
+//! Asks the `container-config` policies, each with the plan as the one before it left it.
+
+use crate::inventory::Offer;
+use crate::policy::bindings::{configuring, types};
+use crate::policy::worlds::{Adjust, AdjustQuestion};
+use crate::policy::{self, DecidedBy, Refusal};
+
+use super::edits::{self, Settled};
+use super::{MountKind, Plan};
+use crate::admission::{self, Allocation};
+
+/// A value longer than this is hidden from policies (wit: `variable`).
+const LONGEST_VALUE: usize = 4096;
+
+/// Runs the chain over `plan`.
+///
+/// # Errors
+/// The refusal of a policy, or of the host when two of them contradict each other.
+pub async fn run(
+    policy: &policy::Handle,
+    plan: &mut Plan,
+    request: &admission::Request,
+    offer: &Offer,
+    allocations: &[Allocation],
+) -> Result<Vec<DecidedBy>, (Refusal, Vec<DecidedBy>)> {
+    let (node, shares) = own_devices(offer, allocations);
+    let request = admission::kernel_request(request, &node);
+    let mut settled = Settled::new();
+    let mut decided = Vec::new();
+    for link in 0..policy.chain_len() {
+        let question = AdjustQuestion {
+            request: request.clone(),
+            node: node.clone(),
+            shares: shares.clone(),
+            plan: as_question(plan),
+            grants: policy.grants(),
+        };
+        let answer = policy.ask_link::<Adjust>(link, question).await;
+        let name = answer.by.policy.clone();
+        decided.push(answer.by);
+        match answer.answer {
+            Err(refusal) => return Err((refusal, decided)),
+            Ok(answer) => {
+                if let Err(conflict) = edits::apply(plan, &mut settled, &name, answer) {
+                    let refusal = Refusal {
+                        code: "policy-conflict".to_owned(),
+                        message: conflict.to_string(),
+                        retry_later: false,
+                    };
+                    return Err((refusal, decided));
+                }
+            }
+        }
+    }
+    Ok(decided)
+}
+
+/// The kernel's devices only, and its shares as indices into them.
+fn own_devices(offer: &Offer, allocations: &[Allocation]) -> (types::Node, Vec<types::Share>) {
+    let whole = offer.node(|_| 0);
+    let mut node = types::Node { models: whole.models, devices: Vec::new(), slots: whole.slots };
+    let mut shares = Vec::new();
+    let mut known: Vec<(usize, u32)> = Vec::new();
+    for allocation in allocations {
+        let Some(slot) = node.slots.iter().position(|slot| slot.name == allocation.slot.as_str()) else { continue };
+        let family = allocation.slot.family();
+        let found = offer.inventory.devices.iter().position(|device| {
+            device.id == allocation.device
+                && offer.inventory.models.get(device.model).is_some_and(|model| model.family == family)
+        });
+        let Some(index) = found else { continue };
+        let device = match known.iter().find(|(known, _)| *known == index) {
+            Some((_, device)) => *device,
+            None => {
+                let Some(device) = whole.devices.get(index) else { continue };
+                let number = node.devices.len() as u32;
+                node.devices.push(device.clone());
+                known.push((index, number));
+                number
+            }
+        };
+        shares.push(types::Share { device, slot: slot as u32, amount: allocation.amount });
+    }
+    (node, shares)
+}
+
+/// The plan in the words of the WIT.
+fn as_question(plan: &Plan) -> configuring::Plan {
+    let spec = &plan.spec;
+    configuring::Plan {
+        env: spec
+            .env
+            .iter()
+            .map(|(name, value)| configuring::Variable {
+                name: name.clone(),
+                value: (!is_secret(name) && value.len() <= LONGEST_VALUE).then(|| value.clone()),
+            })
+            .collect(),
+        mounts: spec
+            .mounts
+            .iter()
+            .map(|mount| configuring::Mount {
+                kind: match mount.kind {
+                    MountKind::Bind => configuring::MountKind::Bind,
+                    MountKind::Volume => configuring::MountKind::Volume,
+                    MountKind::Tmpfs => configuring::MountKind::Tmpfs,
+                },
+                source: mount.source.clone(),
+                target: mount.target.clone(),
+                read_only: mount.read_only,
+            })
+            .collect(),
+        labels: spec.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        capabilities: spec.cap_add.clone(),
+        ulimits: spec
+            .ulimits
+            .iter()
+            .map(|limit| configuring::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard })
+            .collect(),
+        memory_limit: spec.memory_limit.unwrap_or(u64::MAX),
+        shm_size: spec.shm_size.unwrap_or(64 << 20),
+        network: spec.network.clone(),
+        hostname: spec.hostname.clone(),
+    }
+}
+
+/// Names whose values no policy, and so no journal, gets to see.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    ["SECRET", "PASSWORD", "PASSWD", "TOKEN", "PRIVATE_KEY", "ACCESS_KEY", "API_KEY", "CREDENTIAL"]
+        .iter()
+        .any(|word| name.contains(word))
+}

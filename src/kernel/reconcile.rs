@@ -1,0 +1,212 @@
+//! Level-triggered reconciliation: what should be against what is, every few seconds and on every engine
+//! event (design §4). Also adoption on start, which is the same look at the world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::actor::Command;
+use super::record::KernelRecord;
+use super::registry::Kernels;
+use super::{KernelError, Phase};
+use crate::engine::{ContainerState, ContainerView, EngineEvent};
+use crate::ids::{ContainerId, KernelId};
+
+/// How long something without an owner is left alone: a creation may be under way.
+const ORPHAN_GRACE: Duration = Duration::from_secs(30);
+
+/// Takes up the kernels of an earlier agent process: books their shares exactly as before and starts their
+/// actors. Returns how many.
+///
+/// # Errors
+/// When records or the engine cannot be read; nothing has been touched then.
+pub async fn recover(kernels: &Kernels) -> Result<usize, KernelError> {
+    let shared = kernels.inner.shared.clone();
+    let (records, set_aside) = shared.store.load::<KernelRecord>().await?;
+    for row in set_aside {
+        warn!(table = row.table, key = row.key, "a record was set aside: {}", row.problem);
+    }
+    let containers = by_kernel(shared.engine.list(shared.instance).await?);
+    let count = records.len();
+    for mut record in records {
+        let found = containers.get(&record.view.id);
+        if let Some(view) = found {
+            record.view.container = Some(view.id.clone());
+        }
+        let alive = found.is_some_and(|view| view.state == ContainerState::Running);
+        let ended = matches!(record.view.phase, Phase::Collected | Phase::Gone);
+        let share = if record.view.allocations.is_empty() || ended {
+            None
+        } else {
+            let (id, name) = (record.view.id, record.view.name.to_string());
+            match shared.admission.restore(id, name, record.view.allocations.clone()).await {
+                Ok(share) => Some(share),
+                Err(refused) => {
+                    warn!(kernel = %id, "its share could not be booked again: {refused}");
+                    None
+                }
+            }
+        };
+        info!(kernel = %record.view.id, name = %record.view.name, phase = ?record.view.phase, alive, "found again");
+        kernels.adopt(record, share, (found.is_some(), alive));
+    }
+    Ok(count)
+}
+
+fn by_kernel(containers: Vec<ContainerView>) -> BTreeMap<KernelId, ContainerView> {
+    containers.into_iter().filter_map(|view| Some((view.kernel()?, view))).collect()
+}
+
+/// Watches the engine for ever: ends of containers at once, everything every `interval`.
+pub async fn watch(kernels: Kernels) {
+    let shared = kernels.inner.shared.clone();
+    let mut events = shared.engine.events(shared.instance);
+    let mut timer = tokio::time::interval(shared.settings.reconcile_interval);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut orphans = Orphans::default();
+    loop {
+        // Cancel-safe: a channel receive and an interval tick.
+        let look = tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => on_event(&kernels, event).await,
+                None => {
+                    warn!("the engine's events ended; listening anew");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    events = replace(&kernels);
+                    true
+                }
+            },
+            _ = timer.tick() => true,
+        };
+        if look && let Err(error) = pass(&kernels, &mut orphans).await {
+            warn!(code = error.code, "the books could not be held against the engine: {}", error.message);
+        }
+    }
+}
+
+fn replace(kernels: &Kernels) -> mpsc::Receiver<EngineEvent> {
+    let shared = &kernels.inner.shared;
+    shared.engine.events(shared.instance)
+}
+
+/// Tells the actor concerned; true when everything should be looked at.
+async fn on_event(kernels: &Kernels, event: EngineEvent) -> bool {
+    match event {
+        EngineEvent::Died { container, kernel, exit_code } => {
+            let seen = kernels.inner.shared.engine.inspect(&container).await.ok().flatten();
+            let (code, oom) = match seen.map(|view| view.state) {
+                Some(ContainerState::Exited { code, oom_killed }) => (code.or(exit_code), oom_killed),
+                // It was started again, or the event is of an earlier life.
+                Some(ContainerState::Running) => return false,
+                _ => (exit_code, false),
+            };
+            died(kernels, kernel, &container, code, oom, "self-terminated");
+            false
+        }
+        EngineEvent::OutOfMemory { kernel, .. } => {
+            warn!(%kernel, "a process of the kernel was killed for memory");
+            false
+        }
+        EngineEvent::Resync => true,
+    }
+}
+
+fn died(kernels: &Kernels, kernel: KernelId, container: &ContainerId, exit_code: Option<i32>, oom: bool, reason: &str) {
+    // A last container that only cleans folders carries the kernel's label too.
+    let owns = kernels.list(true).into_iter().any(|view| view.id == kernel && view.container.as_ref() == Some(container));
+    if owns {
+        kernels.tell(kernel, Command::Died { exit_code, oom, reason: reason.to_owned() });
+    }
+}
+
+/// Since when each thing without an owner has been seen.
+#[derive(Debug, Default)]
+struct Orphans {
+    containers: BTreeMap<ContainerId, Instant>,
+    folders: BTreeMap<KernelId, Instant>,
+}
+
+/// One look at everything.
+async fn pass(kernels: &Kernels, orphans: &mut Orphans) -> Result<(), KernelError> {
+    let shared = &kernels.inner.shared;
+    let before: BTreeMap<KernelId, _> = kernels.list(true).into_iter().map(|view| (view.id, view)).collect();
+    let containers = shared.engine.list(shared.instance).await?;
+    for view in before.values() {
+        if matches!(view.phase, Phase::Started | Phase::Running)
+            && let Some(id) = &view.container
+        {
+            match containers.iter().find(|container| container.id == *id).map(|container| &container.state) {
+                Some(ContainerState::Exited { code, oom_killed }) => {
+                    died(kernels, view.id, id, *code, *oom_killed, "self-terminated");
+                }
+                Some(_) => {}
+                None => died(kernels, view.id, id, None, false, "container-not-found"),
+            }
+        }
+        if view.phase == Phase::Collected {
+            kernels.tell(view.id, Command::RetryRemove);
+        }
+    }
+    // What belongs to no kernel, now or when the look began, goes after a grace period.
+    let known: BTreeSet<KernelId> =
+        before.keys().copied().chain(kernels.list(true).into_iter().map(|view| view.id)).collect();
+    let ownerless: BTreeSet<ContainerId> = containers
+        .iter()
+        .filter(|view| view.kernel().is_none_or(|kernel| !known.contains(&kernel)))
+        .map(|view| view.id.clone())
+        .collect();
+    for container in overdue(&mut orphans.containers, ownerless, Instant::now()) {
+        warn!(%container, "a container of this instance without a record is removed");
+        shared.engine.remove(&container).await?;
+    }
+    let scratch = shared.scratch.clone();
+    let present = tokio::task::spawn_blocking(move || scratch.present())
+        .await
+        .map_err(|error| KernelError::new("internal", error.to_string()))??;
+    let ownerless: BTreeSet<KernelId> = present.into_iter().filter(|kernel| !known.contains(kernel)).collect();
+    for kernel in overdue(&mut orphans.folders, ownerless, Instant::now()) {
+        warn!(%kernel, "folders without a kernel are removed");
+        let scratch = shared.scratch.clone();
+        let removed = tokio::task::spawn_blocking(move || scratch.remove(kernel)).await;
+        if let Ok(Err(error)) = removed {
+            warn!(%kernel, "{error}");
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the book of first sightings and returns what has been without an owner for too long.
+fn overdue<K: Ord + Clone>(
+    seen: &mut BTreeMap<K, Instant>,
+    now_ownerless: BTreeSet<K>,
+    now: Instant,
+) -> Vec<K> {
+    seen.retain(|key, _| now_ownerless.contains(key));
+    let mut due = Vec::new();
+    for key in now_ownerless {
+        let first = *seen.entry(key.clone()).or_insert(now);
+        if now.duration_since(first) >= ORPHAN_GRACE {
+            due.push(key);
+        }
+    }
+    due
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orphans_are_left_alone_until_the_grace_is_over() {
+        let mut seen = BTreeMap::new();
+        let set = |keys: &[u8]| keys.iter().copied().collect::<BTreeSet<u8>>();
+        let start = Instant::now();
+        assert!(overdue(&mut seen, set(&[1, 2]), start).is_empty());
+        assert!(overdue(&mut seen, set(&[2, 3]), start + ORPHAN_GRACE / 2).is_empty());
+        assert_eq!(overdue(&mut seen, set(&[1, 2, 3]), start + ORPHAN_GRACE), [2]);
+        assert_eq!(overdue(&mut seen, set(&[1, 3]), start + ORPHAN_GRACE * 2), [1, 3]);
+    }
+}
