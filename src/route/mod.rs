@@ -1,18 +1,65 @@
 //! Routing: ZeroMQ threads, runs and results (design §3).
 //!
-//! `route-0` is an OS thread that owns every socket. Callers hold a [`Handle`]: requests go in by a
-//! batched queue and an eventfd, output comes back by one bounded channel per run with credit.
+//! `route-0` is an OS thread that owns every socket, two per kernel, and the whole execution path.
+//!
+//! ```text
+//!  Handle, RunControl --Request--> inbox --+           +--> PUSH --> runner
+//!                     (vector + eventfd)   |  machine  |
+//!  OutputReceiver <--batches of Output-----+  per kernel <-- PULL <-- runner
+//!        +---------credit, Resume--------->+           +--Report--> kernel actor (try_send)
+//! ```
+//! * [`machine`]: what a run is and who it belongs to; pure.
+//! * [`flow`]: output on its way to a client, and the bound on it.
+//! * [`wire`], [`keepalive`], [`timers`], [`reports`]: what a message means, what an answer is worth,
+//!   what is due, what the actor is told; no I/O either.
+//! * [`sockets`]: socket files and the two sockets of a kernel; the only unsafe code.
+//! * [`attachment`], [`thread`]: one kernel, and all of them.
+//! * [`inbox`], [`handle`]: how callers get in.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::ids::{KernelId, RunId};
 
+mod attachment;
+mod flow;
+mod handle;
+mod inbox;
+mod keepalive;
+mod machine;
+mod reports;
+mod sockets;
+mod thread;
+mod timers;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
 pub use berth_link::Status as RunnerStatus;
+pub use flow::{Limits, OutputReceiver};
+pub use handle::{Handle, RouteThread, RunControl, start};
+pub use inbox::Counters;
+
+/// How the routing thread works. The default is what `serve` uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// How much output may be buffered.
+    pub limits: Limits,
+    /// How long after an answer a runner is asked again, and how long it may take to answer.
+    pub keepalive: Duration,
+}
+
+impl Default for Config {
+    /// Contracts: kernel §1.10 for the keepalive.
+    fn default() -> Self {
+        Self { limits: Limits::default(), keepalive: Duration::from_secs(10) }
+    }
+}
 
 /// What the agent binds for a kernel.
 #[derive(Debug)]
@@ -115,9 +162,29 @@ pub enum RunEnd {
 /// Why the route refused a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
+    /// The routing thread could not be started.
+    #[error("could not start the routing thread: {problem}")]
+    Start {
+        /// The system's words.
+        problem: String,
+    },
     /// No such kernel is attached.
     #[error("kernel {0} has no link: it is not running")]
     NotAttached(KernelId),
+    /// The kernel has its sockets already.
+    #[error("kernel {0} has a link already: detach it first")]
+    AlreadyAttached(KernelId),
+    /// The runner has not answered in time.
+    #[error("the runner of kernel {kernel} has not answered within {deadline:?}")]
+    Silent {
+        /// Which kernel.
+        kernel: KernelId,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// The runner cannot answer before the client of that run reads on.
+    #[error("blocked by unread output of run {0}")]
+    Blocked(RunId),
     /// The run id is in use.
     #[error("run {0} exists already")]
     RunExists(RunId),
@@ -142,51 +209,7 @@ pub enum RouteError {
 #[derive(Debug)]
 pub struct StreamRun {
     /// Output in order; bounded by credit, so the kernel waits for a slow reader and nobody else does.
-    pub output: mpsc::Receiver<Output>,
+    pub output: OutputReceiver,
     /// What the client may do.
     pub control: RunControl,
-}
-
-/// What a client may do with its run. Clonable; everything is a message to the routing thread.
-#[derive(Debug, Clone)]
-pub struct RunControl {
-    handle: Handle,
-    kernel: KernelId,
-    run: RunId,
-}
-
-/// A clonable way to the routing thread.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    _private: (),
-}
-
-#[expect(missing_docs, clippy::unused_async, reason = "the shape only: the room's owner fills it in")]
-impl Handle {
-    /// Binds the kernel's sockets; when it returns the runner may be started.
-    pub async fn attach(&self, attach: Attach) -> Result<(), RouteError> { let _ = attach; unimplemented!() }
-    /// Ends every run of the kernel with [`RunEnd::Detached`], closes and unlinks its sockets. Idempotent.
-    pub async fn detach(&self, kernel: KernelId, reason: &str) -> Result<(), RouteError> { let _ = (kernel, reason); unimplemented!() }
-    /// Queues a run; runs of one kernel happen one after another.
-    pub async fn run(&self, kernel: KernelId, request: RunRequest) -> Result<StreamRun, RouteError> { let _ = (kernel, request); unimplemented!() }
-    /// Interrupts what runs in the kernel (op `interrupt`).
-    pub async fn interrupt(&self, kernel: KernelId) -> Result<(), RouteError> { let _ = kernel; unimplemented!() }
-    /// Sends `status` and waits for the answer.
-    pub async fn ping(&self, kernel: KernelId, deadline: Duration) -> Result<RunnerStatus, RouteError> { let _ = (kernel, deadline); let (_t, _r) = oneshot::channel::<()>(); unimplemented!() }
-}
-
-#[expect(missing_docs, clippy::unused_async, reason = "the shape only: the room's owner fills it in")]
-impl RunControl {
-    /// The run's id.
-    pub fn run(&self) -> &RunId { &self.run }
-    /// Sends standard input. The caller keeps within `berth_link::STDIN_WINDOW` by [`Output::StdinCredit`].
-    pub async fn stdin(&self, data: Bytes) -> Result<(), RouteError> { let _ = (data, &self.handle, self.kernel); unimplemented!() }
-    /// Ends standard input.
-    pub async fn stdin_eof(&self) -> Result<(), RouteError> { unimplemented!() }
-    /// Answers [`Output::WaitingInput`].
-    pub async fn input(&self, text: String) -> Result<(), RouteError> { let _ = text; unimplemented!() }
-    /// Interrupts this run (SIGINT); one that waits for its turn is cancelled.
-    pub async fn interrupt(&self) -> Result<(), RouteError> { unimplemented!() }
-    /// Detaches from the run at once instead of after 30 s.
-    pub async fn cancel(&self) -> Result<(), RouteError> { unimplemented!() }
 }

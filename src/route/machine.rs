@@ -1,0 +1,442 @@
+//! The run machine of one kernel: `(state, input) -> effects`, no I/O, no clock.
+//!
+//! ```text
+//!  Unknown --idle answer--> Idle --next run--> Running --finished--> Idle
+//!     |                       ^                   | cancelled, timed out, client gone
+//!     +--busy answer--> Draining <----------------+
+//!                             +--finished--> Idle
+//! ```
+//! Runs wait in one queue and have their turn one after another. The run at the head is the only one
+//! that output can belong to: the protocol has no correlation id (contracts: kernel §1.2), so the next
+//! task is sent only when the end of the last one was seen. A run that ends here before it ended in the
+//! runner leaves the machine `Draining`: what still comes is dropped until `finished`.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use berth_link::{Op, STDIN_WINDOW};
+use bytes::Bytes;
+
+use super::{Output, RunEnd, RunRequest, RunnerStatus, Task};
+use crate::ids::RunId;
+
+/// How long a run may take after the interrupt that its timeout sent.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
+/// How long a run goes on without its client (design §3).
+const LOST_CLIENT_GRACE: Duration = Duration::from_secs(30);
+/// Keepalive answers in a row that say "nothing runs" before the end of a task counts as missed. They
+/// are ten seconds apart; one alone may have been written before the task was taken up.
+const IDLE_ANSWERS: u8 = 2;
+
+/// What happens to the machine.
+#[derive(Debug, Clone)]
+pub(super) enum Input<'a> {
+    /// A run is queued. The caller has asked [`Machine::knows`].
+    Submit(RunRequest),
+    /// Standard input. The caller has asked [`Machine::stdin_room`].
+    Stdin { run: RunId, data: Bytes },
+    /// The end of standard input.
+    StdinEof { run: RunId },
+    /// The answer to `waiting-input`.
+    Answer { run: RunId, text: String },
+    /// Interrupt that run; none: whatever runs.
+    Interrupt { run: Option<RunId> },
+    /// The client wants no more of the run.
+    Cancel { run: RunId },
+    /// The client has gone without a word.
+    ClientGone { run: RunId },
+    /// The runner sent something.
+    Record(Record),
+    /// The runner answered `status`.
+    Answered {
+        /// The answer.
+        status: &'a RunnerStatus,
+        /// It was asked by the keepalive, not by a caller.
+        keepalive: bool,
+        /// The current task was sent after this runner process began.
+        task_is_its: bool,
+    },
+    /// A timer that was armed has fired.
+    Timer { run: RunId, timer: Timer },
+    /// The kernel goes away.
+    Detach { reason: String },
+}
+
+/// What a runner's message means for a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Record {
+    /// Goes to the client as it is.
+    Output(Output),
+    /// Standard input was consumed.
+    Credit(u64),
+    /// The task has ended.
+    Finished(i32),
+}
+
+/// Timers of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// [`RunRequest::timeout`].
+    Timeout,
+    /// After the interrupt that the timeout sent.
+    Grace,
+    /// After the client was lost.
+    LostClient,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Send this to the runner.
+    Send(Op, Bytes),
+    /// Give this to the client of the run at the head.
+    Emit(Output),
+    /// The run has ended: tell its client and the kernel's actor.
+    Ended { run: RunId, end: RunEnd },
+    /// Call back with [`Input::Timer`]. All timers of a run are void after its [`Effect::Ended`].
+    Arm { run: RunId, timer: Timer, after: Duration },
+    /// What came belongs to nobody.
+    Stray,
+}
+
+/// The runs of one kernel.
+#[derive(Debug)]
+pub(super) struct Machine {
+    turn: Turn,
+    waiting: VecDeque<Waiting>,
+    incarnation: Option<String>,
+    /// What `tasks_done` says when every task that was sent has ended.
+    expected_done: u64,
+    /// Keepalive answers since the last record that said "nothing runs".
+    idle_answers: u8,
+}
+
+#[derive(Debug)]
+enum Turn {
+    /// A task of an earlier agent may run.
+    Unknown,
+    Idle,
+    Running(Current),
+    /// The runner works for a run that has ended here, or that this agent never knew.
+    Draining,
+}
+
+#[derive(Debug)]
+struct Current {
+    run: RunId,
+    stdin: Stdin,
+    timed_out: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: RunRequest,
+    /// Standard input that came before the run's turn; at most [`STDIN_WINDOW`] bytes.
+    early: Vec<Bytes>,
+    stdin: Stdin,
+}
+
+#[derive(Debug, Default)]
+struct Stdin {
+    open: bool,
+    /// Bytes taken from the client and not yet acknowledged by the runner.
+    unacknowledged: usize,
+}
+
+impl Machine {
+    /// A machine for a runner of which nothing is known yet.
+    pub(super) fn new() -> Self {
+        Self {
+            turn: Turn::Unknown,
+            waiting: VecDeque::new(),
+            incarnation: None,
+            expected_done: 0,
+            idle_answers: 0,
+        }
+    }
+
+    /// Whether that run waits or runs here.
+    pub(super) fn knows(&self, run: &RunId) -> bool {
+        self.current().is_some_and(|c| c.run == *run) || self.waits(run).is_some()
+    }
+
+    /// Runs that wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The run whose turn it is.
+    pub(super) fn current_run(&self) -> Option<&RunId> {
+        self.current().map(|current| &current.run)
+    }
+
+    /// Bytes of standard input that the run may still send.
+    pub(super) fn stdin_room(&self, run: &RunId) -> usize {
+        let stdin = match self.current() {
+            Some(current) if current.run == *run => Some(&current.stdin),
+            _ => self.waits(run).map(|at| &self.waiting[at].stdin),
+        };
+        stdin.map_or(STDIN_WINDOW, |stdin| STDIN_WINDOW.saturating_sub(stdin.unacknowledged))
+    }
+
+    /// One step. Effects are appended, so that a caller can reuse one list.
+    pub(super) fn step(&mut self, input: Input<'_>, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Record(record) => self.record(record, effects),
+            Input::Submit(request) => {
+                let stdin = Stdin { open: request.stdin, unacknowledged: 0 };
+                self.waiting.push_back(Waiting { request, early: Vec::new(), stdin });
+                self.start_next(effects);
+            }
+            Input::Stdin { run, data } => self.stdin(&run, data, effects),
+            Input::StdinEof { run } => self.stdin_eof(&run, effects),
+            Input::Answer { run, text } => {
+                if self.current().is_some_and(|c| c.run == run) {
+                    effects.push(Effect::Send(Op::Input, text.into()));
+                }
+            }
+            Input::Interrupt { run: None } => {
+                if !matches!(self.turn, Turn::Idle) {
+                    effects.push(Effect::Send(Op::Interrupt, Bytes::new()));
+                }
+            }
+            Input::Interrupt { run: Some(run) } => {
+                if self.current().is_some_and(|c| c.run == run) {
+                    effects.push(Effect::Send(Op::Interrupt, Bytes::new()));
+                } else {
+                    self.give_up_waiting(&run, effects);
+                }
+            }
+            Input::Cancel { run } => {
+                if !self.give_up_waiting(&run, effects) {
+                    self.give_up_current(&run, RunEnd::Cancelled, effects);
+                }
+            }
+            Input::ClientGone { run } => {
+                if !self.give_up_waiting(&run, effects) && self.current().is_some_and(|c| c.run == run) {
+                    effects.push(Effect::Arm { run, timer: Timer::LostClient, after: LOST_CLIENT_GRACE });
+                }
+            }
+            Input::Timer { run, timer } => self.timer(run, timer, effects),
+            Input::Answered { status, keepalive, task_is_its } => {
+                self.answered(status, keepalive, task_is_its, effects);
+            }
+            Input::Detach { reason } => self.end_all(&RunEnd::Detached { reason }, effects),
+        }
+    }
+
+    fn current(&self) -> Option<&Current> {
+        match &self.turn {
+            Turn::Running(current) => Some(current),
+            _ => None,
+        }
+    }
+
+    fn waits(&self, run: &RunId) -> Option<usize> {
+        self.waiting.iter().position(|waiting| waiting.request.run == *run)
+    }
+
+    /// Sends the next task if the runner is free for it.
+    fn start_next(&mut self, effects: &mut Vec<Effect>) {
+        if !matches!(self.turn, Turn::Idle) {
+            return;
+        }
+        let Some(Waiting { request, early, stdin }) = self.waiting.pop_front() else { return };
+        let RunRequest { run, task, stdin: announced, timeout } = request;
+        if announced {
+            effects.push(Effect::Send(Op::Stdin, Bytes::new()));
+        }
+        let (op, payload) = encode(task);
+        effects.push(Effect::Send(op, payload));
+        effects.push(Effect::Emit(Output::Started));
+        effects.extend(early.into_iter().map(|data| Effect::Send(Op::Stdin, data)));
+        if announced && !stdin.open {
+            effects.push(Effect::Send(Op::StdinEof, Bytes::new()));
+        }
+        if let Some(after) = timeout {
+            effects.push(Effect::Arm { run: run.clone(), timer: Timer::Timeout, after });
+        }
+        self.expected_done += 1;
+        self.idle_answers = 0;
+        self.turn = Turn::Running(Current { run, stdin, timed_out: false });
+    }
+
+    fn stdin(&mut self, run: &RunId, data: Bytes, effects: &mut Vec<Effect>) {
+        // An empty payload would announce a standard input (link: Standard input).
+        if data.is_empty() {
+            return;
+        }
+        if let Turn::Running(current) = &mut self.turn
+            && current.run == *run
+        {
+            if current.stdin.open {
+                current.stdin.unacknowledged += data.len();
+                effects.push(Effect::Send(Op::Stdin, data));
+            }
+        } else if let Some(at) = self.waits(run)
+            && self.waiting[at].stdin.open
+        {
+            self.waiting[at].stdin.unacknowledged += data.len();
+            self.waiting[at].early.push(data);
+        }
+    }
+
+    fn stdin_eof(&mut self, run: &RunId, effects: &mut Vec<Effect>) {
+        if let Turn::Running(current) = &mut self.turn
+            && current.run == *run
+        {
+            if std::mem::take(&mut current.stdin.open) {
+                effects.push(Effect::Send(Op::StdinEof, Bytes::new()));
+            }
+        } else if let Some(at) = self.waits(run) {
+            self.waiting[at].stdin.open = false;
+        }
+    }
+
+    fn record(&mut self, record: Record, effects: &mut Vec<Effect>) {
+        self.idle_answers = 0;
+        match (record, &mut self.turn) {
+            (Record::Output(output), Turn::Running(_)) => effects.push(Effect::Emit(output)),
+            (Record::Credit(bytes), Turn::Running(current)) => {
+                // An earlier run's late acknowledgement must not widen this one's window.
+                let unacknowledged = &mut current.stdin.unacknowledged;
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(*unacknowledged);
+                *unacknowledged -= bytes;
+                if bytes > 0 {
+                    effects.push(Effect::Emit(Output::StdinCredit(bytes as u64)));
+                }
+            }
+            (Record::Finished(exit_code), Turn::Running(_)) => {
+                self.end_current(RunEnd::Finished { exit_code }, Turn::Idle, effects);
+                self.start_next(effects);
+            }
+            (Record::Finished(_), Turn::Draining) => {
+                self.turn = Turn::Idle;
+                self.start_next(effects);
+            }
+            _ => effects.push(Effect::Stray),
+        }
+    }
+
+    fn timer(&mut self, run: RunId, timer: Timer, effects: &mut Vec<Effect>) {
+        let Turn::Running(current) = &mut self.turn else { return };
+        if current.run != run {
+            return;
+        }
+        match timer {
+            Timer::Timeout => {
+                current.timed_out = true;
+                effects.push(Effect::Send(Op::Interrupt, Bytes::new()));
+                effects.push(Effect::Arm { run, timer: Timer::Grace, after: INTERRUPT_GRACE });
+            }
+            Timer::Grace => self.give_up_current(&run, RunEnd::TimedOut, effects),
+            Timer::LostClient => self.give_up_current(&run, RunEnd::Cancelled, effects),
+        }
+    }
+
+    fn answered(
+        &mut self,
+        status: &RunnerStatus,
+        keepalive: bool,
+        task_is_its: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let idle = status.running.is_none();
+        let restarted = self.incarnation.is_some()
+            && status.incarnation.is_some()
+            && self.incarnation != status.incarnation;
+        if status.incarnation.is_some() {
+            self.incarnation.clone_from(&status.incarnation);
+        }
+        if restarted {
+            if matches!(self.turn, Turn::Running(_)) && task_is_its {
+                // The task was sent to this process; only its count of tasks is new.
+                self.expected_done = status.tasks_done + 1;
+                return;
+            }
+            self.end_all(&RunEnd::RunnerRestarted, effects);
+        }
+        match &self.turn {
+            Turn::Unknown => {
+                self.expected_done = status.tasks_done + u64::from(!idle);
+                self.turn = if idle { Turn::Idle } else { Turn::Draining };
+            }
+            Turn::Idle => self.expected_done = status.tasks_done,
+            // The reference's runner does not say what runs.
+            Turn::Running(_) | Turn::Draining if status.protocol.is_none() => {}
+            Turn::Running(_) | Turn::Draining if !idle => self.idle_answers = 0,
+            Turn::Running(_) | Turn::Draining => {
+                self.idle_answers += u8::from(keepalive);
+                if self.idle_answers >= IDLE_ANSWERS {
+                    self.missed_end(status, effects);
+                }
+            }
+        }
+        self.start_next(effects);
+    }
+
+    /// The runner does nothing, and the `finished` that should have said so never came.
+    fn missed_end(&mut self, status: &RunnerStatus, effects: &mut Vec<Effect>) {
+        let end = match &status.last {
+            Some(last) if status.tasks_done >= self.expected_done => {
+                RunEnd::Finished { exit_code: last.exit_code }
+            }
+            _ => RunEnd::Detached { reason: "task-lost".into() },
+        };
+        if matches!(self.turn, Turn::Running(_)) {
+            effects.push(Effect::Emit(Output::Lost(0)));
+        }
+        self.end_current(end, Turn::Idle, effects);
+        self.expected_done = status.tasks_done;
+    }
+
+    /// Ends the run at the head, if there is one, and leaves the machine in `next`.
+    fn end_current(&mut self, end: RunEnd, next: Turn, effects: &mut Vec<Effect>) {
+        if let Turn::Running(current) = std::mem::replace(&mut self.turn, next) {
+            let end = match end {
+                RunEnd::Finished { .. } if current.timed_out => RunEnd::TimedOut,
+                end => end,
+            };
+            effects.push(Effect::Ended { run: current.run, end });
+        }
+    }
+
+    /// Ends the run at the head although the runner still works on it.
+    fn give_up_current(&mut self, run: &RunId, end: RunEnd, effects: &mut Vec<Effect>) {
+        let Turn::Running(current) = &self.turn else { return };
+        if current.run != *run {
+            return;
+        }
+        if current.stdin.open {
+            // Nobody will send more; a program that reads on would hold the kernel for ever.
+            effects.push(Effect::Send(Op::StdinEof, Bytes::new()));
+        }
+        self.end_current(end, Turn::Draining, effects);
+    }
+
+    fn give_up_waiting(&mut self, run: &RunId, effects: &mut Vec<Effect>) -> bool {
+        let Some(waiting) = self.waits(run).and_then(|at| self.waiting.remove(at)) else { return false };
+        effects.push(Effect::Ended { run: waiting.request.run, end: RunEnd::Cancelled });
+        true
+    }
+
+    fn end_all(&mut self, end: &RunEnd, effects: &mut Vec<Effect>) {
+        self.end_current(end.clone(), Turn::Unknown, effects);
+        effects
+            .extend(self.waiting.drain(..).map(|w| Effect::Ended { run: w.request.run, end: end.clone() }));
+        self.turn = Turn::Unknown;
+    }
+}
+
+fn encode(task: Task) -> (Op, Bytes) {
+    match task {
+        Task::Exec(command) => (Op::Exec, command.into()),
+        Task::Code(source) => (Op::Code, source.into()),
+        // A list of strings has no failure.
+        Task::Argv(words) => (Op::Argv, serde_json::to_vec(&words).unwrap_or_default().into()),
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

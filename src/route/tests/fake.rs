@@ -1,0 +1,162 @@
+//! A runner on a thread of its own, with real sockets. Its `exec` knows a few words:
+//! `echo TEXT`, `count RECORDS BYTES`, `cat`, `ask`, `garbage`, and `hang`, which an interrupt ends.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use berth_link::{Finished, MessageType, Op, Status};
+use zmq::{DONTWAIT, POLLIN, SNDMORE, Socket};
+
+/// Connected until it is dropped; then it is gone like a killed process.
+pub struct FakeRunner {
+    context: zmq::Context,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeRunner {
+    /// Connects to the sockets in `dir`, whenever they will be there.
+    pub fn start(dir: &Path, incarnation: &str) -> Self {
+        let context = zmq::Context::new();
+        let socket = |kind, name| {
+            let socket = context.socket(kind).unwrap();
+            socket.set_linger(0).unwrap();
+            socket.set_reconnect_ivl(5).unwrap();
+            socket.connect(&format!("ipc://{}/{name}", dir.display())).unwrap();
+            socket
+        };
+        let pull = socket(zmq::PULL, "in");
+        let push = socket(zmq::PUSH, "out");
+        let mut runner = Runner {
+            pull,
+            push,
+            incarnation: incarnation.to_owned(),
+            started_at: super::super::attachment::monotonic_seconds(),
+            tasks: VecDeque::new(),
+            running: None,
+            tasks_done: 0,
+        };
+        // Every error is the context's end.
+        let thread = std::thread::spawn(move || while runner.serve().is_ok() {});
+        Self { context, thread: Some(thread) }
+    }
+}
+
+impl Drop for FakeRunner {
+    fn drop(&mut self) {
+        self.context.destroy().unwrap();
+        if let Some(thread) = self.thread.take() {
+            let joined = thread.join();
+            if !std::thread::panicking() {
+                joined.unwrap();
+            }
+        }
+    }
+}
+
+struct Runner {
+    pull: Socket,
+    push: Socket,
+    incarnation: String,
+    started_at: f64,
+    tasks: VecDeque<(Op, String)>,
+    running: Option<(Op, String)>,
+    tasks_done: u64,
+}
+
+impl Runner {
+    fn serve(&mut self) -> zmq::Result<()> {
+        self.pull.poll(POLLIN, -1)?;
+        let kind = self.pull.recv_bytes(DONTWAIT)?;
+        let payload = self.pull.recv_bytes(DONTWAIT)?;
+        match Op::parse(&kind).unwrap() {
+            Op::Status => self.send(MessageType::Status, &self.status().encode())?,
+            op @ (Op::Exec | Op::Argv | Op::Code) => {
+                self.tasks.push_back((op, String::from_utf8(payload).unwrap()));
+            }
+            Op::Interrupt if self.is_running("hang") => self.finish(130)?,
+            Op::Stdin if self.is_running("cat") && !payload.is_empty() => {
+                self.send(MessageType::Stdout, &payload)?;
+                self.send(MessageType::StdinCredit, payload.len().to_string().as_bytes())?;
+            }
+            Op::StdinEof if self.is_running("cat") => self.finish(0)?,
+            Op::Input if self.is_running("ask") => {
+                self.send(MessageType::Stdout, &payload)?;
+                self.finish(0)?;
+            }
+            _ => {}
+        }
+        while self.running.is_none() && !self.tasks.is_empty() {
+            self.begin()?;
+        }
+        Ok(())
+    }
+
+    fn is_running(&self, word: &str) -> bool {
+        self.running.as_ref().is_some_and(|(_, task)| task == word)
+    }
+
+    fn begin(&mut self) -> zmq::Result<()> {
+        self.running = self.tasks.pop_front();
+        let Some((op, task)) = self.running.clone() else { return Ok(()) };
+        let words: Vec<&str> = task.split(' ').collect();
+        match (op, &words[..]) {
+            (Op::Exec, ["hang" | "cat"]) => Ok(()),
+            (Op::Exec, ["ask"]) => self.send(MessageType::WaitingInput, b""),
+            (Op::Exec, ["echo", ..]) => {
+                self.send(MessageType::Stdout, &task.as_bytes()["echo ".len()..])?;
+                self.finish(0)
+            }
+            (Op::Exec, ["count", records, bytes]) => {
+                let mut payload = vec![0; bytes.parse().unwrap()];
+                for at in 0..records.parse::<u64>().unwrap() {
+                    payload[..8].copy_from_slice(&at.to_le_bytes());
+                    self.send(MessageType::Stdout, &payload)?;
+                }
+                self.finish(0)
+            }
+            (Op::Exec, ["garbage"]) => {
+                self.push.send("stdout", 0)?;
+                self.push.send_multipart(["stdout", "a", "b"], 0)?;
+                self.push.send_multipart(["", ""], 0)?;
+                self.push.send_multipart([&b"\xff\xfe"[..], b"x"], 0)?;
+                self.send(MessageType::Status, b"\xc1")?;
+                self.send(MessageType::StdinCredit, b"many")?;
+                self.send(MessageType::Finished, b"}{")?;
+                self.send(MessageType::Stdout, b"nobody's")?;
+                self.running = None;
+                self.tasks_done += 1;
+                Ok(())
+            }
+            _ => {
+                self.send(MessageType::Stdout, format!("{}: {task}", op.as_str()).as_bytes())?;
+                self.finish(0)
+            }
+        }
+    }
+
+    fn finish(&mut self, exit_code: i32) -> zmq::Result<()> {
+        self.running = None;
+        self.tasks_done += 1;
+        self.send(MessageType::Finished, &Finished::encode(exit_code))
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            started_at: self.started_at,
+            replied_at: Some(super::super::attachment::monotonic_seconds()),
+            protocol: Some(berth_link::PROTOCOL),
+            runner_version: None,
+            incarnation: Some(self.incarnation.clone()),
+            running: self.running.as_ref().map(|(op, _)| op.as_str().into()),
+            tasks_done: self.tasks_done,
+            last: None,
+            dropped_bytes: 0,
+        }
+    }
+
+    fn send(&self, kind: MessageType, payload: &[u8]) -> zmq::Result<()> {
+        self.push.send(kind.as_str(), SNDMORE)?;
+        self.push.send(payload, 0)
+    }
+}

@@ -1,0 +1,302 @@
+//! The routing thread: one epoll over the sockets' descriptors and the inbox's eventfd, and the list of
+//! kernels that want attention.
+//!
+//! libzmq's descriptors are edge-triggered signals of a mailbox, not of data. So a kernel is put on the
+//! list when one of its descriptors fired, after every request for it and while a turn left something
+//! to read, and a turn reads until libzmq says that there is nothing (and has emptied the mailbox). The
+//! thread sleeps only when the list is empty.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::attachment::{Attachment, Context, Due, Turn};
+use super::flow::Outlet;
+use super::inbox::{Feed, Inbox, Reply, Request};
+use super::machine::{Effect, Input};
+use super::reports::Reports;
+use super::sockets::{Contexts, Link, LinkDir, Pair};
+use super::timers::Timers;
+use super::{Config, RouteError, RunRequest};
+use crate::ids::KernelId;
+
+/// The inbox's eventfd. Kernels have two tokens each, from 0.
+pub(super) const WAKE: Token = Token(usize::MAX);
+/// Longest sleep: the thread shows that it lives at least this often (design, invariant 6).
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// What runs are told when the agent stops.
+const STOPPED: &str = "agent-stopped";
+
+/// The state of the thread.
+pub(super) struct Task {
+    poll: Poll,
+    inbox: Arc<Inbox>,
+    config: Config,
+    contexts: Contexts,
+    slots: Vec<Option<Slot>>,
+    index: HashMap<KernelId, usize>,
+    attention: VecDeque<usize>,
+    timers: Timers<Due>,
+    effects: Vec<Effect>,
+    now: Instant,
+    max_kernels: usize,
+}
+
+struct Slot {
+    kernel: KernelId,
+    attachment: Attachment,
+    /// It is on the list.
+    listed: bool,
+}
+
+/// Closes the inbox however the thread ends.
+struct Closing(Arc<Inbox>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Task {
+    pub(super) fn new(poll: Poll, inbox: Arc<Inbox>, config: Config, max_kernels: usize) -> Self {
+        Self {
+            poll,
+            inbox,
+            config,
+            contexts: Contexts::default(),
+            slots: Vec::new(),
+            index: HashMap::new(),
+            attention: VecDeque::new(),
+            timers: Timers::new(),
+            effects: Vec::new(),
+            now: Instant::now(),
+            max_kernels,
+        }
+    }
+
+    /// Runs until [`Request::Stop`].
+    pub(super) fn run(mut self) {
+        let _closing = Closing(Arc::clone(&self.inbox));
+        let mut events = Events::with_capacity(1024);
+        let mut requests = Vec::new();
+        loop {
+            self.inbox.beat();
+            self.now = Instant::now();
+            self.inbox.take(&mut requests);
+            for request in requests.drain(..) {
+                if matches!(request, Request::Stop) {
+                    return self.stop();
+                }
+                self.request(request);
+            }
+            self.fire_timers();
+            self.turns();
+            let sleep = if self.attention.is_empty() { self.sleep() } else { Duration::ZERO };
+            match self.poll.poll(&mut events, Some(sleep)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the routing thread cannot wait for its sockets and ends");
+                    return self.stop();
+                }
+            }
+            for event in &events {
+                if event.token() != WAKE {
+                    self.attend(event.token().0 / 2);
+                }
+            }
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        let next = self.timers.next().map(|at| at.saturating_duration_since(Instant::now()));
+        // Rounded up: epoll counts milliseconds, and a sleep cut short would spin until the timer is due.
+        next.map_or(LONGEST_SLEEP, |next| LONGEST_SLEEP.min(next + Duration::from_millis(1)))
+    }
+
+    /// Puts a kernel on the list.
+    fn attend(&mut self, slot: usize) {
+        if let Some(Some(entry)) = self.slots.get_mut(slot)
+            && !std::mem::replace(&mut entry.listed, true)
+        {
+            self.attention.push_back(slot);
+        }
+    }
+
+    /// One turn for each kernel on the list.
+    fn turns(&mut self) {
+        for _ in 0..self.attention.len() {
+            let Some(slot) = self.attention.pop_front() else { return };
+            let turn = self.with(slot, |attachment, cx| attachment.turn(cx));
+            if let Some(Some(entry)) = self.slots.get_mut(slot) {
+                entry.listed = false;
+            }
+            if turn == Some(Turn::More) {
+                self.attend(slot);
+            }
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some((key, Due { slot, kernel, what })) = self.timers.due(self.now) {
+            if self.index.get(&kernel) == Some(&slot) {
+                self.with(slot, |attachment, cx| attachment.due(key, what, cx));
+                self.attend(slot);
+            }
+        }
+    }
+
+    fn with<T>(
+        &mut self,
+        slot: usize,
+        work: impl FnOnce(&mut Attachment, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let entry = self.slots.get_mut(slot)?.as_mut()?;
+        let mut cx = Context {
+            now: self.now,
+            timers: &mut self.timers,
+            effects: &mut self.effects,
+            inbox: &self.inbox,
+            config: &self.config,
+        };
+        Some(work(&mut entry.attachment, &mut cx))
+    }
+
+    /// Asks something of a kernel and answers the caller.
+    fn ask<T>(
+        &mut self,
+        kernel: KernelId,
+        reply: Reply<T>,
+        work: impl FnOnce(&mut Attachment, &mut Context<'_>) -> Result<T, RouteError>,
+    ) {
+        let slot = self.index.get(&kernel).copied();
+        let answer =
+            slot.and_then(|slot| self.with(slot, work)).unwrap_or(Err(RouteError::NotAttached(kernel)));
+        if let Some(slot) = slot {
+            self.attend(slot);
+        }
+        // A caller that no longer waits has its own reasons.
+        let _ = reply.send(answer);
+    }
+
+    /// Does something for a kernel that nobody waits for.
+    fn tell(&mut self, kernel: KernelId, work: impl FnOnce(&mut Attachment, &mut Context<'_>)) {
+        if let Some(&slot) = self.index.get(&kernel) {
+            self.with(slot, work);
+            self.attend(slot);
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Attach { kernel, link, reports, reply } => {
+                let _ = reply.send(self.attach(kernel, link, Reports::new(reports)));
+            }
+            Request::Detach { kernel, reason, reply } => {
+                let _ = reply.send(Ok(self.detach(kernel, &reason)));
+            }
+            Request::Run { kernel, request, outlet, reply } => self.submit(kernel, request, outlet, reply),
+            Request::Ping { kernel, reply } => {
+                if self.index.contains_key(&kernel) {
+                    self.tell(kernel, |attachment, cx| attachment.ping(reply, cx));
+                } else {
+                    let _ = reply.send(Err(RouteError::NotAttached(kernel)));
+                }
+            }
+            Request::Interrupt { kernel, run, reply } => {
+                self.ask(kernel, reply, |attachment, cx| attachment.checked(Input::Interrupt { run }, cx));
+            }
+            Request::Cancel { kernel, run, reply } => self.ask(kernel, reply, |attachment, cx| {
+                attachment.step(Input::Cancel { run }, cx);
+                Ok(())
+            }),
+            Request::Feed { kernel, run, feed, reply } => {
+                self.ask(kernel, reply, |attachment, cx| match feed {
+                    Feed::Stdin(data) => attachment.stdin(run, data, cx),
+                    Feed::StdinEof => attachment.checked(Input::StdinEof { run }, cx),
+                    Feed::Answer(text) => attachment.checked(Input::Answer { run, text }, cx),
+                });
+            }
+            Request::ClientGone { kernel, stream } => {
+                self.tell(kernel, |attachment, cx| attachment.client_gone(stream, cx));
+            }
+            Request::Resume { kernel } => self.tell(kernel, |_, _| ()),
+            Request::Stop => {}
+        }
+    }
+
+    fn submit(&mut self, kernel: KernelId, request: RunRequest, outlet: Outlet, reply: Reply<()>) {
+        self.ask(kernel, reply, |attachment, cx| attachment.submit(request, outlet, cx));
+    }
+
+    fn attach(&mut self, kernel: KernelId, link: Link, reports: Reports) -> Result<(), RouteError> {
+        let dir = link.dir.path().to_owned();
+        let refuse = |problem: String| RouteError::Bind { dir: dir.clone(), problem };
+        if self.index.len() >= self.max_kernels {
+            return Err(refuse(format!(
+                "the limit of open files is used up by {} kernels; raise it (`LimitNOFILE=` of the service)",
+                self.index.len()
+            )));
+        }
+        let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let pair = Pair::bind(&mut self.contexts, link).map_err(|error| refuse(error.to_string()))?;
+        let mut cx = Context {
+            now: self.now,
+            timers: &mut self.timers,
+            effects: &mut self.effects,
+            inbox: &self.inbox,
+            config: &self.config,
+        };
+        let attachment = Attachment::new((kernel, slot), pair, reports, &mut cx);
+        let watched = attachment.fds().map_err(io::Error::other).and_then(|fds| {
+            let registry = self.poll.registry();
+            registry.register(&mut SourceFd(&fds[0]), Token(2 * slot), Interest::READABLE)?;
+            registry.register(&mut SourceFd(&fds[1]), Token(2 * slot + 1), Interest::READABLE)
+        });
+        self.index.insert(kernel, slot);
+        self.slots[slot] = Some(Slot { kernel, attachment, listed: false });
+        if let Err(error) = watched {
+            drop(self.detach(kernel, "failed-to-start"));
+            return Err(refuse(error.to_string()));
+        }
+        self.attend(slot);
+        Ok(())
+    }
+
+    fn detach(&mut self, kernel: KernelId, reason: &str) -> Option<LinkDir> {
+        let slot = self.index.remove(&kernel)?;
+        let attachment = self.slots[slot].take()?.attachment;
+        if let Ok(fds) = attachment.fds() {
+            // Before the close, which libzmq does later and elsewhere, when the numbers may be others'.
+            for fd in fds {
+                let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            }
+        }
+        self.attention.retain(|listed| *listed != slot);
+        let mut cx = Context {
+            now: self.now,
+            timers: &mut self.timers,
+            effects: &mut self.effects,
+            inbox: &self.inbox,
+            config: &self.config,
+        };
+        let (pair, dir) = attachment.end(reason, &mut cx);
+        pair.close(&mut self.contexts);
+        Some(dir)
+    }
+
+    fn stop(mut self) {
+        let kernels: Vec<_> = self.slots.iter().flatten().map(|slot| slot.kernel).collect();
+        for kernel in kernels {
+            drop(self.detach(kernel, STOPPED));
+        }
+    }
+}
