@@ -128,7 +128,7 @@ pack_host() {
         done
     else
         for tool in sh cat cp env false head id ls mkdir mv printf rm sha256sum sleep tail touch true uname wc; do
-            put "$(command -v "$tool")"
+            put "$(type -P "$tool")" # not the shell's own
         done
         mapfile -t shell_tools < <(libraries "$stage"/usr/bin/*)
         put "${shell_tools[@]}"

@@ -4,7 +4,7 @@
 
 # Run one after another by any engine and any user.
 item_2() {
-    local sum
+    local sum alone
     run() { berth run --image "$IMAGE" "$@"; }
 
     capture run --code 'print(6*7)' </dev/null
@@ -38,20 +38,17 @@ item_2() {
     equal "run script.py --upload data.csv reads the file" "$OUT" 3
     nothing_left "run"
 
-    # Without any agent there: a private one, that says so and ends.
-    RC=0
-    (
-        unset BERTH_SOCKET
-        mkdir -p "$WORK/runtime"
-        chmod 700 "$WORK/runtime"
-        export XDG_RUNTIME_DIR=$WORK/runtime XDG_STATE_HOME=$WORK/no-agent-state
-        ! "$BERTH_BINARY" status || exit 77
-        "$BERTH_BINARY" run --image "$IMAGE" --code 'print(6*7)'
-    ) >"$WORK/out" 2>"$WORK/err" </dev/null || RC=$?
-    if [ "$ENGINE" != docker ] || [ "$RC" = 77 ]; then
-        result skip "run without an agent" "an agent of this machine runs, or no Docker"
+    # Without any agent there: a private one, that says so and ends with its folder.
+    mkdir -p "$WORK/private" "$WORK/runtime"
+    chmod 700 "$WORK/runtime"
+    alone=(env -u BERTH_SOCKET "TMPDIR=$WORK/private" "XDG_RUNTIME_DIR=$WORK/runtime" "PATH=${SERVE_PATH:-$SYSTEM_PATH}" "$BERTH_BINARY")
+    if "${alone[@]}" status >/dev/null 2>&1; then
+        result skip "run without an agent" "an agent of this machine runs"
     else
-        equal "run without an agent starts a private one" "$(tail -n 1 "$WORK/out")" 42
+        capture "${alone[@]}" run --engine "$ENGINE" --image "$IMAGE" --code 'print(6*7)' </dev/null
+        equal "run without an agent starts a private one" "$OUT" 42
+        says "and says so" "$ERR" 'private'
+        equal "and leaves no folder" "$(find "$WORK/private" -mindepth 1)" ''
     fi
 }
 

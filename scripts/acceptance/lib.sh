@@ -73,13 +73,14 @@ capture() {
 # ------------------------------------------------------------------------------------------- an agent
 
 AGENT='' AGENT_DIR='' INSTANCE=''
+# Agents run with it: kernels of the process engine must not find a private Python of this user.
+SYSTEM_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 # agent_start: an agent with folders of its own, with the engine of $ENGINE.
 agent_start() {
     AGENT_DIR=$(mktemp -d "$WORK/agent.XXXXXX")
     export BERTH_SOCKET=$AGENT_DIR/berth.sock
-    # The process engine's kernels must not find a private Python of this user: a path of the system's.
-    PATH=${SERVE_PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin} \
+    PATH=${SERVE_PATH:-$SYSTEM_PATH} \
         "$BERTH_BINARY" serve --engine "$ENGINE" --state-dir "$AGENT_DIR/state" --socket "$BERTH_SOCKET" \
         >"$AGENT_DIR/log" 2>&1 </dev/null &
     AGENT=$!
