@@ -26,3 +26,4 @@ for word; do
     esac
 done
 cargo test "${selection[@]}" "$@"
+step_end
