@@ -4,6 +4,7 @@ pub mod admission;
 
 pub mod agent;
 pub mod amount;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod events;

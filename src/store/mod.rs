@@ -3,17 +3,35 @@
 //! Rooms above hand in values that implement [`Record`]; what a record means is theirs. JSON with a
 //! version; a newer version than this program's is refused by name, a corrupt row is set aside with a
 //! message and never fatal.
+//!
+//! [`open`] locks the state directory and starts the thread `store`, which owns the database. It takes
+//! commands from a bounded queue ([`Handle`]), puts all that wait into one transaction, and answers
+//! them when that is on disk. Whoever holds a [`Handle`] learns of the thread's end by
+//! [`Handle::ended`].
+//!
+//! Beside the records' tables there are `meta` (instance id, layout) and `set-aside` (damaged rows).
 
+use std::future::Future;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::ids::InstanceId;
 
+mod directory;
+mod row;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+use row::Reading;
+use thread::{Command, Reply};
+
 /// A kind of row.
 pub trait Record: Serialize + DeserializeOwned + Send + 'static {
-    /// Table name.
+    /// Table name; not `meta` or `set-aside`.
     const TABLE: &'static str;
     /// Version written; older ones stay readable.
     const VERSION: u32;
@@ -27,7 +45,7 @@ pub trait Record: Serialize + DeserializeOwned + Send + 'static {
 }
 
 /// Why the store could not be opened or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Another agent holds the state directory.
     #[error("{dir} is in use by another berth agent{}", pid.map_or(String::new(), |pid| format!(" (pid {pid})")))]
@@ -42,7 +60,7 @@ pub enum StoreError {
     Directory {
         /// The state directory.
         dir: PathBuf,
-        /// What is wrong.
+        /// What is wrong, and how to mend it.
         problem: String,
     },
     /// The database failed.
@@ -53,7 +71,8 @@ pub enum StoreError {
     Closed,
 }
 
-/// A row that could not be read; it was moved aside.
+/// A row that could not be read: a corrupt one was moved to the table `set-aside`, one of a newer
+/// version was left where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetAside {
     /// Its table.
@@ -67,7 +86,7 @@ pub struct SetAside {
 /// A clonable way to the store thread.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    _private: (),
+    commands: mpsc::Sender<Command>,
 }
 
 /// What was found when the store was opened.
@@ -79,20 +98,85 @@ pub struct Opened {
     pub instance: InstanceId,
 }
 
-/// Locks and opens (or makes) the database in `dir`, 0700, and starts the store thread.
+/// Locks and opens (or makes) the database in `dir`, 0700, and starts the store thread. It blocks
+/// until the database is open: milliseconds, longer after a crash.
 ///
 /// # Errors
 /// [`StoreError::Locked`] when another agent runs on it; it is not touched then.
-pub fn open(dir: &std::path::Path) -> Result<Opened, StoreError> { let _ = dir; unimplemented!() }
+/// [`StoreError::Directory`] when it is a symbolic link, belongs to someone else, or others may write to
+/// it. [`StoreError::Database`] when the database file is damaged; it is left as it is.
+pub fn open(dir: &std::path::Path) -> Result<Opened, StoreError> {
+    let directory = directory::Directory::lock(dir)?;
+    let (commands, instance) = thread::start(directory)?;
+    Ok(Opened { handle: Handle { commands }, instance })
+}
 
-#[expect(missing_docs, clippy::unused_async, reason = "the shape only: the room's owner fills it in")]
 impl Handle {
-    /// Writes a row; when it returns the row is on disk.
-    pub async fn put<R: Record>(&self, record: &R) -> Result<(), StoreError> { let _ = record; unimplemented!() }
+    /// Writes a row; when it returns the row is on disk. Dropping the future does not take the row back.
+    ///
+    /// # Errors
+    /// When it could not be written; whether it is on disk is then unknown.
+    pub fn put<R: Record>(&self, record: &R) -> impl Future<Output = Result<(), StoreError>> + Send + use<R> {
+        // Encoded before the first await, so that the future does not borrow the record.
+        let command = row::encode(record).map(|row| (record.key(), row));
+        let handle = self.clone();
+        async move {
+            let (key, row) = command?;
+            handle.ask(|reply| Command::Put { table: R::TABLE, key, row, reply }).await
+        }
+    }
+
     /// Deletes a row; deleting a missing one is no error. When it returns it is gone from disk.
-    pub async fn delete<R: Record>(&self, key: &str) -> Result<(), StoreError> { let _ = key; unimplemented!() }
+    ///
+    /// # Errors
+    /// When it could not be deleted.
+    pub async fn delete<R: Record>(&self, key: &str) -> Result<(), StoreError> {
+        let key = key.to_owned();
+        self.ask(|reply| Command::Delete { table: R::TABLE, key, reply }).await
+    }
+
     /// Every row of the kind, sorted by key, and those that were set aside.
-    pub async fn load<R: Record>(&self) -> Result<(Vec<R>, Vec<SetAside>), StoreError> { unimplemented!() }
-    /// Writes what is queued and ends the thread.
-    pub async fn close(&self) { unimplemented!() }
+    ///
+    /// # Errors
+    /// When the database could not be read. A damaged row is none: it is in the second list.
+    pub async fn load<R: Record>(&self) -> Result<(Vec<R>, Vec<SetAside>), StoreError> {
+        let rows = self.ask(|reply| Command::Load { table: R::TABLE, reply }).await?;
+        let (mut records, mut aside, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+        for row in rows {
+            let shown = String::from_utf8_lossy(&row.key).into_owned();
+            let note = |problem| SetAside { table: R::TABLE.to_owned(), key: shown, problem };
+            match row::read::<R>(&row) {
+                Reading::Record(record) => records.push(record),
+                Reading::Newer(problem) => aside.push(note(problem)),
+                Reading::Damaged(problem) => {
+                    aside.push(note(problem.clone()));
+                    damaged.push((row, problem));
+                }
+            }
+        }
+        if !damaged.is_empty() {
+            self.ask(|reply| Command::SetAside { table: R::TABLE, damaged, reply }).await?;
+        }
+        Ok((records, aside))
+    }
+
+    /// Writes what is queued, ends the thread and unlocks the directory.
+    pub async fn close(&self) {
+        let (reply, done) = oneshot::channel();
+        // Where the thread has ended already there is nothing to wait for.
+        if self.commands.send(Command::Close { reply }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Returns when the store thread has ended, by [`Handle::close`] or by a fault.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
 }

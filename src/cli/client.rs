@@ -1,0 +1,293 @@
+//! HTTP over the agent's socket. One connection per request; nothing is kept.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio_util::codec::Decoder as _;
+use tokio_util::io::ReaderStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::error::CliError;
+use super::what::Upload;
+use crate::control::api::{CreateBody, ErrorBody};
+use crate::control::{socket, stream};
+use crate::ids::{KernelId, KernelRef};
+use crate::kernel::{KernelView, Phase, Progress};
+
+#[cfg(test)]
+mod tests;
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// An agent, by its socket.
+#[derive(Debug, Clone)]
+pub(super) struct Agent {
+    socket: PathBuf,
+}
+
+/// An answer whose body is still to be read. Dropping it hangs up, which cancels what the agent does for it.
+struct Answer {
+    response: Response<Incoming>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Agent {
+    /// The agent at that socket, or at the default one, which must lie where nobody else can have put it.
+    pub(super) fn at(named: Option<PathBuf>) -> Result<Self, CliError> {
+        let socket = match named {
+            Some(socket) => socket,
+            None => {
+                let default = socket::default_path();
+                socket::check_directory(&default).map_err(|problem| {
+                    CliError::new(format!("the default socket is not to be trusted: {problem}"))
+                        .with_hint("name the agent's socket with --socket or BERTH_SOCKET")
+                })?;
+                default
+            }
+        };
+        Ok(Self { socket })
+    }
+
+    /// Its socket.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Reads something.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.send(Method::GET, path, empty()).await?.json().await
+    }
+
+    /// Asks for something with a JSON body, or none.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, CliError> {
+        let body = body.map_or_else(|| Ok(empty()), json)?;
+        self.send(Method::POST, path, body).await?.json().await
+    }
+
+    /// Asks for something that answers nothing.
+    pub(super) async fn command(&self, method: Method, path: &str) -> Result<(), CliError> {
+        self.send(method, path, empty()).await?.bytes().await.map(drop)
+    }
+
+    /// One kernel.
+    pub(super) async fn kernel(&self, kernel: &KernelRef) -> Result<KernelView, CliError> {
+        self.get(&format!("/v1/kernels/{kernel}")).await
+    }
+
+    /// Removes a kernel, running or not; one that is not there (any more) is no error.
+    pub(super) async fn remove_by_force(&self, kernel: KernelId) -> Result<(), CliError> {
+        match self.command(Method::DELETE, &format!("/v1/kernels/{kernel}?force=true")).await {
+            Err(error) if error.code == "no-such-kernel" => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes a kernel; `note` hears what people may want to know meanwhile. Dropping the future cancels.
+    pub(super) async fn create(
+        &self,
+        body: &CreateBody,
+        mut note: impl FnMut(Phase, Option<&str>),
+    ) -> Result<KernelView, CliError> {
+        let mut answer = self.send(Method::POST, "/v1/kernels", json(body)?).await?;
+        let mut lines = BytesMut::new();
+        while let Some(piece) = answer.piece().await? {
+            lines.extend_from_slice(&piece);
+            while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
+                let line = lines.split_to(end + 1);
+                match serde_json::from_slice(&line).map_err(|error| not_understood(&error))? {
+                    Progress::Phase { phase, note: text } => note(phase, text.as_deref()),
+                    Progress::Running { kernel } => return Ok(*kernel),
+                    Progress::Failed { error } => return Err(ErrorBody::from(error).into()),
+                }
+            }
+        }
+        Err(lost())
+    }
+
+    /// Puts a file into a kernel's working directory.
+    pub(super) async fn upload(&self, kernel: KernelId, file: &Upload) -> Result<(), CliError> {
+        let shown = file.from.display();
+        let source = tokio::fs::File::open(&file.from)
+            .await
+            .map_err(|error| CliError::new(format!("{shown} cannot be read: {error}")))?;
+        let pieces = ReaderStream::with_capacity(source, 256 * 1024).map(|piece| piece.map(Frame::data));
+        let path = format!("/v1/kernels/{kernel}/files?path={}&mode={}", escaped(&file.name), file.mode);
+        let sent = self.send(Method::PUT, &path, StreamBody::new(pieces).boxed_unsync()).await;
+        let answer = sent.map_err(|error| CliError {
+            message: format!("{shown} could not be uploaded: {}", error.message),
+            ..error
+        })?;
+        answer.bytes().await.map(drop)
+    }
+
+    /// A kernel's log, frame by frame.
+    pub(super) async fn logs(
+        &self,
+        kernel: &KernelRef,
+        tail: Option<u64>,
+        mut each: impl FnMut(stream::ServerFrame) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let tail = tail.map_or(String::new(), |lines| format!("?tail={lines}"));
+        let mut answer = self.send(Method::GET, &format!("/v1/kernels/{kernel}/logs{tail}"), empty()).await?;
+        let (mut codec, mut buffer) = (stream::ClientCodec::default(), BytesMut::new());
+        let broken = |error: stream::FrameError| CliError::new(format!("the log is malformed: {error}"));
+        while let Some(piece) = answer.piece().await? {
+            buffer.extend_from_slice(&piece);
+            while let Some(frame) = codec.decode(&mut buffer).map_err(broken)? {
+                each(frame)?;
+            }
+        }
+        codec.decode_eof(&mut buffer).map_err(broken).map(drop)
+    }
+
+    /// Opens the connection of a run: [`stream`].
+    pub(super) async fn open_stream(&self, kernel: &KernelRef) -> Result<Upgraded, CliError> {
+        let (mut sender, _connection) = self.connect().await?;
+        let request = Request::post(format!("/v1/kernels/{kernel}/runs"))
+            .header(HOST, "berth")
+            .header(CONNECTION, "upgrade")
+            .header(UPGRADE, stream::PROTOCOL)
+            .body(empty())
+            .map_err(|error| CliError::new(error.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refusal(response).await);
+        }
+        hyper::upgrade::on(response).await.map_err(|error| failed(&error))
+    }
+
+    /// Connects and runs the connection beside us until it is closed or handed over.
+    async fn connect(&self) -> Result<(http1::SendRequest<Body>, AbortOnDropHandle<()>), CliError> {
+        let at = self.socket.display();
+        let connection = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                CliError::new(format!("no agent answers at {at}")).with_code("no-agent").with_hint(
+                    "start one with `berth serve`, or name its socket with --socket or BERTH_SOCKET",
+                )
+            }
+            io::ErrorKind::PermissionDenied => CliError::new(format!("you may not use the agent at {at}"))
+                .with_code("not-allowed")
+                .with_hint("be in its [control] group, or start your own agent with `berth serve`"),
+            _ => CliError::new(format!("the agent at {at} cannot be reached: {error}")),
+        })?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(connection)).await.map_err(|error| failed(&error))?;
+        let task = tokio::spawn(async move {
+            // What goes wrong is seen by the request it happens to.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok((sender, AbortOnDropHandle::new(task)))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Body) -> Result<Answer, CliError> {
+        let (mut sender, connection) = self.connect().await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "berth")
+            .header(CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(|error| CliError::new(error.to_string()))?;
+        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        if response.status().is_success() {
+            Ok(Answer { response, _connection: connection })
+        } else {
+            Err(refusal(response).await)
+        }
+    }
+}
+
+impl Answer {
+    async fn bytes(self) -> Result<Bytes, CliError> {
+        let body = self.response.into_body().collect().await.map_err(|error| failed(&error))?;
+        Ok(body.to_bytes())
+    }
+
+    async fn json<T: DeserializeOwned>(self) -> Result<T, CliError> {
+        serde_json::from_slice(&self.bytes().await?).map_err(|error| not_understood(&error))
+    }
+
+    /// The next piece of the body.
+    async fn piece(&mut self) -> Result<Option<Bytes>, CliError> {
+        while let Some(frame) = self.response.body_mut().frame().await {
+            if let Ok(data) = frame.map_err(|error| failed(&error))?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn refusal(response: Response<Incoming>) -> CliError {
+    let status = response.status();
+    let body = match response.into_body().collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return failed(&error),
+    };
+    match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(error) => error.into(),
+        Err(_) => CliError::new(format!("the agent answered {status}")),
+    }
+}
+
+fn failed(error: &hyper::Error) -> CliError {
+    if error.is_incomplete_message() || error.is_closed() {
+        return lost();
+    }
+    let mut message = format!("the agent could not be asked: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message += &format!(": {cause}");
+        source = cause.source();
+    }
+    CliError::new(message)
+}
+
+/// The agent went away in the middle of it.
+pub(super) fn lost() -> CliError {
+    CliError::new("the connection to the agent was lost").with_hint("`berth status` says whether it is back")
+}
+
+fn not_understood(error: &serde_json::Error) -> CliError {
+    CliError::new(format!("the agent's answer was not understood: {error}")).with_hint(
+        "agent and command are of different versions: compare `berth status` and `berth --version`",
+    )
+}
+
+fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+fn json(body: &impl Serialize) -> Result<Body, CliError> {
+    let bytes = serde_json::to_vec(body).map_err(|error| CliError::new(error.to_string()))?;
+    Ok(Full::from(bytes).map_err(|never| match never {}).boxed_unsync())
+}
+
+/// Percent-encoding for a value in a query (RFC 3986).
+fn escaped(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,220 @@
+//! The command line: one file per subcommand (design §9).
+//!
+//! `serve` is the agent; every other command speaks to a running one through the control API and to no
+//! other room. Errors are one line on standard error and a hint; exit codes are in `berth --help`.
+//!
+//! * `what`: what `run` and `exec` run; `wishes`: what `run` and `create` want of a kernel
+//! * `client`: HTTP over the agent's socket; `stream`: one run with its input, output and signals
+//! * `private`: the agent that `run` starts for itself; `output`: tables and JSON
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+mod client;
+mod create;
+mod error;
+mod exec;
+mod inspect;
+mod interrupt;
+mod logging;
+mod logs;
+mod output;
+mod policy;
+mod private;
+mod ps;
+mod rm;
+mod run;
+mod serve;
+mod signals;
+mod slots;
+mod status;
+mod stop;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod version;
+mod what;
+mod wishes;
+
+use client::Agent;
+use error::CliError;
+
+const AFTER_HELP: &str = "\
+Examples:
+  berth run --code 'print(6*7)'       run Python in a fresh kernel; needs no agent
+  berth serve                         start this node's agent
+  berth create --name k1              make a kernel that stays
+  berth exec k1 -- python3 --version  run a command in it
+  berth slots                         what the node offers, and who holds it
+
+Exit codes:
+  `run` and `exec` exit with the program's own status, 128+N when signal N killed it, and
+    124  it took longer than --timeout
+    125  the agent refused or failed
+    126  the command could not be executed
+    127  the command was not found
+    130  stopped by Ctrl-C
+  Every other command exits 0 when done and 1 when not; all of them exit 2 on wrong usage.
+
+`berth COMMAND --help` has examples for each command.";
+
+/// Heading of the options that every command has.
+const GLOBAL: &str = "Every command";
+
+/// Runs code in kernels on this node: the worker-node agent of a Backend.AI cluster, whose decisions are
+/// WebAssembly policies.
+#[derive(Debug, Parser)]
+#[command(
+    name = "berth",
+    disable_version_flag = true,
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    subcommand_required = false,
+    arg_required_else_help = true,
+)]
+pub struct Args {
+    /// The agent's socket [default: berth.sock in /run/berth as root, else in $XDG_RUNTIME_DIR/berth, else in
+    /// /tmp/berth-UID]
+    #[arg(long, global = true, env = "BERTH_SOCKET", hide_env_values = true, value_name = "PATH",
+          help_heading = GLOBAL, display_order = 100)]
+    socket: Option<PathBuf>,
+
+    /// Say more of what is going on, on standard error
+    #[arg(short, long, global = true, help_heading = GLOBAL, display_order = 101)]
+    verbose: bool,
+
+    /// Print the version; with -v also that of the WebAssembly runtime and the policy interface
+    #[arg(short = 'V', long)]
+    version: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Run(run::Run),
+    Create(create::Create),
+    Exec(exec::Exec),
+    Ps(ps::Ps),
+    Inspect(inspect::Inspect),
+    Interrupt(interrupt::Interrupt),
+    Stop(stop::Stop),
+    Rm(rm::Rm),
+    Logs(logs::Logs),
+    Slots(slots::Slots),
+    Status(status::Status),
+    Policy(policy::Policy),
+}
+
+/// What every command needs to know.
+#[derive(Debug)]
+struct Context {
+    agent: Agent,
+    verbose: bool,
+}
+
+/// Reads the command line; on wrong usage, and for `--help`, prints what is to be said and returns how to exit.
+///
+/// # Errors
+/// The status to exit with.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, ExitCode> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    Args::try_parse_from(&words).map_err(|error| {
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        ) {
+            // Nobody to tell when the help cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        ExitCode::from(wrong_usage(&words, &error).report(2))
+    })
+}
+
+/// clap's first paragraph as our one line; its tip, or where to read on, as the hint.
+fn wrong_usage(words: &[OsString], error: &clap::Error) -> CliError {
+    let text = error.render().to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let line = first.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let message = line.strip_prefix("error: ").unwrap_or(&line);
+
+    let known = Args::command();
+    let command =
+        words.iter().skip(1).find_map(|word| known.find_subcommand(word)).map(clap::Command::get_name);
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let runs = matches!(command, Some("run" | "exec"));
+    let hint = match (tip, command) {
+        (Some(tip), _) => tip.to_owned(),
+        (None, _) if runs && error.kind() == ErrorKind::UnknownArgument => {
+            "words for the program go after `--`".to_owned()
+        }
+        (None, Some(command)) => format!("`berth {command} --help` has examples"),
+        (None, None) => "`berth --help` lists the commands".to_owned(),
+    };
+    CliError::usage(message).with_hint(hint)
+}
+
+impl Args {
+    /// Runs the command and returns how to exit.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let Self { socket, verbose, version, command } = self;
+        let socket = socket.filter(|path| !path.as_os_str().is_empty());
+        // Where docker(1) and env(1) have 125: the command that was to be run has not been run.
+        let on_failure = if matches!(command, Some(Command::Run(_) | Command::Exec(_))) { 125 } else { 1 };
+        let done = match command {
+            _ if version => version::print(verbose).map(|()| 0),
+            Some(Command::Serve(serve)) => serve.run(socket, verbose).map(|()| 0),
+            Some(command) => Context::new(socket, verbose).and_then(|context| command.run(&context)),
+            None => {
+                let _ = Self::command().print_help();
+                Ok(2)
+            }
+        };
+        ExitCode::from(done.unwrap_or_else(|error| error.report(on_failure)))
+    }
+}
+
+impl Context {
+    fn new(socket: Option<PathBuf>, verbose: bool) -> Result<Self, CliError> {
+        Ok(Self { agent: Agent::at(socket)?, verbose })
+    }
+}
+
+impl Command {
+    /// An online command: all it does is talk, so one thread is enough.
+    fn run(self, context: &Context) -> Result<u8, CliError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| CliError::new(format!("this process cannot run: {error}")))?;
+        let status = runtime.block_on(async {
+            match self {
+                Self::Run(command) => command.run(context).await,
+                Self::Exec(command) => command.run(context).await,
+                Self::Create(command) => command.run(context).await.map(|()| 0),
+                Self::Ps(command) => command.run(context).await.map(|()| 0),
+                Self::Inspect(command) => command.run(context).await.map(|()| 0),
+                Self::Interrupt(command) => command.run(context).await.map(|()| 0),
+                Self::Stop(command) => command.run(context).await.map(|()| 0),
+                Self::Rm(command) => command.run(context).await.map(|()| 0),
+                Self::Logs(command) => command.run(context).await.map(|()| 0),
+                Self::Slots(command) => command.run(context).await.map(|()| 0),
+                Self::Status(command) => command.run(context).await,
+                Self::Policy(command) => command.run(context).await.map(|()| 0),
+                // Dispatched before there is a runtime: the agent builds its own.
+                Self::Serve(_) => Ok(0),
+            }
+        });
+        // A thread may be waiting for standard input; it ends with the process.
+        runtime.shutdown_background();
+        status
+    }
+}

@@ -1,0 +1,54 @@
+//! `berth status`: whether the agent is ready.
+
+use super::Context;
+use super::error::CliError;
+use super::output::{Output, age};
+use crate::agent::NodeStatus;
+
+/// Show the agent's state; exits 0 as soon as it is ready
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  berth status
+  until berth status >/dev/null 2>&1; do sleep 0.1; done     wait for a new agent
+
+Exits 1 while the agent is starting, degraded or stopping, and when there is none.")]
+pub(super) struct Status {
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Status {
+    pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let status: NodeStatus = context.agent.get("/v1/status").await?;
+        self.output.print(&status, text)?;
+        Ok(u8::from(status.state != "ready"))
+    }
+}
+
+fn text(status: &NodeStatus) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, value: String| text += &format!("{what:<12} {value}\n");
+    line("state", format!("{}, for {}", status.state, age(status.started_at_ms)));
+    for problem in &status.problems {
+        line("problem", problem.clone());
+    }
+    line("agent", format!("{}, berth {}, pid {}", status.agent, status.version, status.pid));
+    line("instance", status.instance.to_string());
+    match &status.engine {
+        Some(engine) => {
+            let api = engine.api_version.as_ref().map_or(String::new(), |api| format!(", API {api}"));
+            line(
+                "engine",
+                format!("{} {}{api} at {}", engine.kind.as_str(), engine.version, engine.endpoint),
+            );
+            for sentence in &engine.not_enforced {
+                line("not enforced", sentence.clone());
+            }
+        }
+        None => line("engine", "none answers".to_owned()),
+    }
+    line("state dir", status.state_dir.display().to_string());
+    line("scratch root", status.scratch_root.display().to_string());
+    text
+}

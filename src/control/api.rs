@@ -1,0 +1,237 @@
+//! What the control API says in JSON: one set of types for the agent and for `berth`'s own commands.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`crate::agent::NodeStatus`] |
+//! | `GET /v1/slots` | [`SlotsView`] |
+//! | `GET /v1/policies` | list of [`crate::policy::PolicyView`] |
+//! | `POST /v1/kernels` [`CreateBody`] | a line of JSON per [`crate::kernel::Progress`]; hanging up cancels |
+//! | `GET /v1/kernels?all=true` | list of [`KernelView`] |
+//! | `GET /v1/kernels/{ref}` | [`KernelView`] |
+//! | `POST /v1/kernels/{ref}/stop` [`StopBody`] | [`KernelView`] |
+//! | `DELETE /v1/kernels/{ref}?force=true` | nothing |
+//! | `POST /v1/kernels/{ref}/interrupt` | nothing |
+//! | `GET /v1/kernels/{ref}/logs?tail=N` | frames of [`super::stream`]: stdout, stderr, at worst error |
+//! | `PUT /v1/kernels/{ref}/files?path=P&mode=M` bytes | nothing |
+//! | `POST /v1/kernels/{ref}/runs` | upgrades to [`super::stream`] |
+//!
+//! Everything that goes wrong is an [`ErrorBody`].
+//!
+//! [`KernelView`]: crate::kernel::KernelView
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::admission::SlotBook;
+use crate::ids::{KernelId, KernelName, SessionId, SlotName};
+use crate::inventory::WithheldView;
+use crate::kernel::KernelError;
+use crate::policy::DecidedBy;
+use crate::route::RouteError;
+
+/// A kernel to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateBody {
+    /// Made by the client, so that it can speak of the kernel before it has an answer.
+    pub kernel: KernelId,
+    /// Its session.
+    pub session: SessionId,
+    /// None: a made-up name.
+    #[serde(default)]
+    pub name: Option<KernelName>,
+    /// None: the configured default, else a runnable local image.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Amounts to be booked, micro-units or bytes.
+    #[serde(default)]
+    pub wants: BTreeMap<SlotName, u64>,
+    /// Environment of the kernel.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Mounts; the agent checks them against its configuration and the caller.
+    #[serde(default)]
+    pub mounts: Vec<MountAsk>,
+    /// Wait that long for room, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
+    /// Whether it ends with its client.
+    #[serde(default)]
+    pub leased: bool,
+}
+
+/// A mount as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountAsk {
+    /// Absolute path on the agent's host.
+    pub source: String,
+    /// Absolute path in the kernel.
+    pub target: String,
+    /// Whether it is read-only.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// How to stop a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopBody {
+    /// Milliseconds between SIGTERM and SIGKILL.
+    pub grace_ms: u64,
+}
+
+/// The books, and what is not offered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotsView {
+    /// The books of each slot.
+    pub slots: Vec<SlotBook>,
+    /// What is withheld and why.
+    pub withheld: Vec<WithheldView>,
+    /// Who decided what is offered; none before the first decision.
+    pub decided_by: Option<DecidedBy>,
+}
+
+/// `?all=`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListQuery {
+    /// Ended kernels too.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// `?force=`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveQuery {
+    /// Running ones too.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `?tail=`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogsQuery {
+    /// Only the last lines.
+    #[serde(default)]
+    pub tail: Option<u64>,
+}
+
+/// `?path=&mode=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileQuery {
+    /// Relative to the kernel's work folder.
+    pub path: String,
+    /// Permission bits, decimal.
+    #[serde(default = "FileQuery::default_mode")]
+    pub mode: u32,
+}
+
+impl FileQuery {
+    fn default_mode() -> u32 {
+        0o644
+    }
+}
+
+/// Why a request was refused or failed; one line and the next step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ErrorBody {
+    /// Stable, e.g. `no-such-kernel`.
+    pub code: String,
+    /// One line.
+    pub message: String,
+    /// The next step.
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+impl ErrorBody {
+    /// An error without a hint.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into(), hint: None }
+    }
+
+    /// The same with the next step.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The HTTP status that fits the code best.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self.code.as_str() {
+            "not-allowed" | "mount-not-allowed" => StatusCode::FORBIDDEN,
+            "busy" | "stopping" | "engine-unreachable" => StatusCode::SERVICE_UNAVAILABLE,
+            "engine-deadline" => StatusCode::GATEWAY_TIMEOUT,
+            "upgrade-required" => StatusCode::UPGRADE_REQUIRED,
+            "no-such-kernel" | "no-such-path" => StatusCode::NOT_FOUND,
+            "wrong-method" => StatusCode::METHOD_NOT_ALLOWED,
+            "name-taken" | "kernel-exists" | "run-exists" | "not-running" | "still-running"
+            | "not-enough-free" | "more-than-offered" => StatusCode::CONFLICT,
+            code if ["bad-", "no-such-", "mount-", "invalid-", "wrong-"]
+                .iter()
+                .any(|p| code.starts_with(p)) =>
+            {
+                StatusCode::BAD_REQUEST
+            }
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl From<KernelError> for ErrorBody {
+    fn from(error: KernelError) -> Self {
+        Self { code: error.code, message: error.message, hint: error.hint }
+    }
+}
+
+impl From<RouteError> for ErrorBody {
+    fn from(error: RouteError) -> Self {
+        let (code, hint) = match &error {
+            RouteError::NotAttached(_) => {
+                ("not-running", Some("`berth ps -a` shows the kernels and their state"))
+            }
+            RouteError::RunExists(_) => ("run-exists", None),
+            RouteError::Busy => ("busy", None),
+            RouteError::Bind { .. } => ("link-failed", None),
+            RouteError::Closed => ("stopping", Some("the agent is ending; start it again")),
+        };
+        Self { code: code.to_owned(), message: error.to_string(), hint: hint.map(str::to_owned) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_a_fitting_http_status() {
+        for (code, status) in [
+            ("no-such-kernel", 404),
+            ("no-such-image", 400),
+            ("name-taken", 409),
+            ("not-enough-free", 409),
+            ("mount-not-allowed", 403),
+            ("mount-source-missing", 400),
+            ("engine-unreachable", 503),
+            ("something-new", 500),
+        ] {
+            assert_eq!(ErrorBody::new(code, "x").status().as_u16(), status, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_body_needs_only_the_ids() {
+        let id = KernelId::random();
+        let body: CreateBody =
+            serde_json::from_str(&format!(r#"{{"kernel": "{id}", "session": "{id}"}}"#)).unwrap();
+        assert_eq!((body.kernel, body.leased, body.wait_ms), (id, false, None));
+        let name = format!(r#"{{"kernel": "{id}", "session": "{id}", "name": "--x"}}"#);
+        let problem = serde_json::from_str::<CreateBody>(&name).unwrap_err().to_string();
+        assert!(problem.contains("would read as a flag"), "{problem}");
+    }
+}

@@ -1,0 +1,323 @@
+//! One function per request of the control API; the table is in [`super::api`].
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::codec::Encoder as _;
+
+use super::api::{CreateBody, ErrorBody, FileQuery, ListQuery, LogsQuery, RemoveQuery, SlotsView, StopBody};
+use super::peer::{Caller, Peer};
+use super::stream::{self, ServerCodec, ServerFrame};
+use super::{Shared, mounts, session};
+use crate::agent::NodeStatus;
+use crate::engine::{LogChunk, LogOptions};
+use crate::ids::KernelRef;
+use crate::kernel::{CreateRequest, KernelView, Progress};
+use crate::policy::PolicyView;
+
+type Agent = State<Arc<Shared>>;
+type Answer<T> = Result<T, ErrorBody>;
+
+/// All paths, behind the check of who asks.
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/slots", get(slots))
+        .route("/v1/policies", get(policies))
+        .route("/v1/kernels", get(list).post(create))
+        .route("/v1/kernels/{kernel}", get(inspect).delete(remove))
+        .route("/v1/kernels/{kernel}/stop", post(stop))
+        .route("/v1/kernels/{kernel}/interrupt", post(interrupt))
+        .route("/v1/kernels/{kernel}/logs", get(logs))
+        .route("/v1/kernels/{kernel}/files", put(write_file))
+        .route("/v1/kernels/{kernel}/runs", post(run))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
+        .with_state(shared)
+}
+
+/// Lets in the agent's user, root and the socket's group, nobody else.
+async fn guard(
+    State(agent): Agent,
+    ConnectInfo(Peer(caller)): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(caller) = caller.filter(|caller| caller.may_enter(agent.agent_uid, agent.group)) else {
+        return ErrorBody::new("not-allowed", "this agent does not take your requests")
+            .with_hint(
+                "it is another user's: start your own with `berth serve`, or be in its [control] group",
+            )
+            .into_response();
+    };
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+async fn status(State(agent): Agent) -> Json<NodeStatus> {
+    Json(agent.rooms.status.borrow().clone())
+}
+
+async fn slots(State(agent): Agent) -> Json<SlotsView> {
+    let slots = agent.rooms.admission.books().await;
+    let offer = agent.rooms.offers.borrow();
+    let (withheld, decided_by) = match offer.as_ref() {
+        Some(offer) => (offer.withheld.clone(), Some(offer.by.clone())),
+        None => (Vec::new(), None),
+    };
+    Json(SlotsView { slots, withheld, decided_by })
+}
+
+async fn policies(State(agent): Agent) -> Json<Vec<PolicyView>> {
+    Json(agent.rooms.policy.list())
+}
+
+async fn list(
+    State(agent): Agent,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer<Json<Vec<KernelView>>> {
+    let Query(query) = query?;
+    Ok(Json(agent.rooms.kernels.list(query.all)))
+}
+
+async fn inspect(State(agent): Agent, Path(kernel): Path<String>) -> Answer<Json<KernelView>> {
+    Ok(Json(agent.rooms.kernels.get(&parse(&kernel)?)?))
+}
+
+/// Answers with a line of JSON per step. The receiver lives in the body, so that a client that hangs up
+/// cancels the creation.
+async fn create(
+    State(agent): Agent,
+    axum::Extension(caller): axum::Extension<Caller>,
+    body: Result<Json<CreateBody>, JsonRejection>,
+) -> Answer<Response> {
+    let Json(body) = body?;
+    let shared = Arc::clone(&agent);
+    let progress = on_core(&agent, async move {
+        let (asked, allow) = (body.mounts.clone(), shared.mounts_allow.clone());
+        let whose = caller.clone();
+        // Looks at the file system, which may be a slow one.
+        let mounts = tokio::task::spawn_blocking(move || mounts::resolve(&asked, &whose, &allow))
+            .await
+            .map_err(|_| failed())??;
+        let request = CreateRequest {
+            kernel: body.kernel,
+            session: body.session,
+            name: body.name,
+            image: body.image,
+            wants: body.wants,
+            env: body.env,
+            mounts,
+            caller: (caller.uid, caller.gid),
+            wait: body.wait_ms.map(Duration::from_millis),
+            leased: body.leased,
+        };
+        Answer::Ok(shared.rooms.kernels.create(request).await)
+    })
+    .await??;
+    let lines = ReceiverStream::new(progress).map(|step| line(&step));
+    Ok(streamed("application/x-ndjson", Body::from_stream(lines)))
+}
+
+fn line(step: &Progress) -> Result<Bytes, serde_json::Error> {
+    let mut line = serde_json::to_vec(step)?;
+    line.push(b'\n');
+    Ok(line.into())
+}
+
+async fn stop(
+    State(agent): Agent,
+    Path(kernel): Path<String>,
+    body: Result<Json<StopBody>, JsonRejection>,
+) -> Answer<Json<KernelView>> {
+    let (kernel, Json(body)) = (parse(&kernel)?, body?);
+    let shared = Arc::clone(&agent);
+    let view = on_core(&agent, async move {
+        let grace = Duration::from_millis(body.grace_ms);
+        shared.rooms.kernels.stop(&kernel, grace, "user-requested").await
+    });
+    Ok(Json(view.await??))
+}
+
+async fn remove(
+    State(agent): Agent,
+    Path(kernel): Path<String>,
+    query: Result<Query<RemoveQuery>, QueryRejection>,
+) -> Answer<StatusCode> {
+    let (kernel, Query(query)) = (parse(&kernel)?, query?);
+    let shared = Arc::clone(&agent);
+    on_core(&agent, async move { shared.rooms.kernels.remove(&kernel, query.force).await }).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn interrupt(State(agent): Agent, Path(kernel): Path<String>) -> Answer<StatusCode> {
+    let kernel = agent.rooms.kernels.get(&parse(&kernel)?)?;
+    agent.rooms.route.interrupt(kernel.id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn logs(
+    State(agent): Agent,
+    Path(kernel): Path<String>,
+    query: Result<Query<LogsQuery>, QueryRejection>,
+) -> Answer<Response> {
+    let (kernel, Query(query)) = (parse(&kernel)?, query?);
+    let shared = Arc::clone(&agent);
+    let chunks =
+        on_core(
+            &agent,
+            async move { shared.rooms.kernels.logs(&kernel, LogOptions { tail: query.tail }).await },
+        )
+        .await??;
+    let frames = ReceiverStream::new(chunks).map(|chunk| {
+        let frame = match chunk {
+            Ok(LogChunk::Stdout(data)) => ServerFrame::Stdout(data),
+            Ok(LogChunk::Stderr(data)) => ServerFrame::Stderr(data),
+            Err(error) => ServerFrame::Error(ErrorBody::new(error.code(), error.to_string())),
+        };
+        let mut wire = BytesMut::new();
+        ServerCodec::default().encode(frame, &mut wire).map(|()| wire.freeze())
+    });
+    Ok(streamed("application/octet-stream", Body::from_stream(frames)))
+}
+
+/// Writes a file below the kernel's work folder. The kernel stays while it is written, however long.
+async fn write_file(
+    State(agent): Agent,
+    Path(kernel): Path<String>,
+    query: Result<Query<FileQuery>, QueryRejection>,
+    body: Body,
+) -> Answer<StatusCode> {
+    let (kernel, Query(file)) = (parse(&kernel)?, query?);
+    let view = agent.rooms.kernels.get(&kernel)?;
+    let lease = {
+        let _entered = agent.core.enter();
+        agent.rooms.kernels.lease(view.id)
+    };
+    let (pieces, mut queue) = mpsc::channel::<Bytes>(8);
+    let shared = Arc::clone(&agent);
+    let writer = agent.core.spawn_blocking(move || -> Answer<()> {
+        let _lease = lease;
+        let written = |error: std::io::Error| {
+            ErrorBody::new("write-failed", format!("{} could not be written: {error}", file.path))
+        };
+        let mut target = shared.rooms.kernels.create_file(&kernel, &file.path, file.mode & 0o777)?;
+        while let Some(piece) = queue.blocking_recv() {
+            target.write_all(&piece).map_err(written)?;
+        }
+        Ok(())
+    });
+
+    let mut body = body.into_data_stream();
+    let mut cut = None;
+    while let Some(piece) = body.next().await {
+        match piece {
+            // A refusal waits until everything has arrived: a client that is still writing would not see it.
+            Ok(piece) => drop(pieces.send(piece).await),
+            Err(error) => {
+                cut = Some(ErrorBody::new("bad-request", format!("the file did not arrive whole: {error}")));
+                break;
+            }
+        }
+    }
+    drop(pieces);
+    writer.await.map_err(|_| failed())??;
+    cut.map_or(Ok(StatusCode::CREATED), Err)
+}
+
+/// Upgrades to a stream; from then on [`session`] has the connection.
+async fn run(State(agent): Agent, Path(kernel): Path<String>, mut request: Request) -> Answer<Response> {
+    let kernel = agent.rooms.kernels.get(&parse(&kernel)?)?;
+    let asked = request.headers().get(header::UPGRADE);
+    if asked.is_none_or(|protocol| protocol.as_bytes() != stream::PROTOCOL.as_bytes()) {
+        return Err(ErrorBody::new(
+            "upgrade-required",
+            format!("a run needs `Upgrade: {}`", stream::PROTOCOL),
+        ));
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    let lease = {
+        let _entered = agent.core.enter();
+        agent.rooms.kernels.lease(kernel.id)
+    };
+    let (route, cancel) = (agent.rooms.route.clone(), agent.cancel.clone());
+    let session = async move {
+        let _lease = lease;
+        match upgrade.await {
+            Ok(upgraded) => {
+                let connection = hyper_util::rt::TokioIo::new(upgraded);
+                session::serve(connection, kernel.id, &route, &cancel).await;
+            }
+            Err(error) => {
+                tracing::debug!(kernel = %kernel.id, %error, "a client left before its stream began")
+            }
+        }
+    };
+    agent.sessions.spawn_on(session, &agent.core);
+
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(stream::PROTOCOL));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    Ok(response)
+}
+
+async fn unknown_path(request: Request) -> ErrorBody {
+    ErrorBody::new("no-such-path", format!("this agent knows no {}", request.uri().path()))
+        .with_hint(format!("it is berth {}; paths begin with /v1/", env!("CARGO_PKG_VERSION")))
+}
+
+async fn wrong_method(request: Request) -> ErrorBody {
+    ErrorBody::new("wrong-method", format!("{} does not take {}", request.uri().path(), request.method()))
+}
+
+/// Runs on the agent's runtime, so that what a room spawns lives there and not on this thread.
+async fn on_core<T: Send + 'static>(
+    agent: &Shared,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Answer<T> {
+    agent.core.spawn(work).await.map_err(|_| failed())
+}
+
+fn failed() -> ErrorBody {
+    ErrorBody::new("internal", "the request failed inside the agent").with_hint("its log says more")
+}
+
+fn parse(kernel: &str) -> Answer<KernelRef> {
+    kernel.parse().map_err(|error: crate::ids::ParseIdError| ErrorBody::new("bad-name", error.to_string()))
+}
+
+fn streamed(kind: &'static str, body: Body) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], body).into_response()
+}
+
+impl IntoResponse for ErrorBody {
+    fn into_response(self) -> Response {
+        (self.status(), Json(self)).into_response()
+    }
+}
+
+impl From<QueryRejection> for ErrorBody {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new("bad-request", rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for ErrorBody {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new("bad-request", rejection.body_text())
+    }
+}
