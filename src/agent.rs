@@ -15,9 +15,9 @@ use crate::config::{self, Config, ConfigError, Overrides};
 use crate::control::{self, Rooms};
 use crate::engine::{self, EngineError, EngineInfo, SharedEngine};
 use crate::events::Outbox;
-use crate::ids::Digest;
+use crate::ids::{Digest, KernelRef};
 use crate::inventory;
-use crate::kernel::{self, KernelError, Kernels, Settings, Shared, now_ms, reconcile};
+use crate::kernel::{KernelError, Kernels, Settings, Shared, now_ms, reconcile};
 use crate::scratch::{Scratch, ScratchError};
 use crate::store::{self, StoreError};
 use crate::{admission, policy, route};
@@ -97,7 +97,7 @@ pub fn serve(overrides: Overrides, check: bool) -> Result<(), AgentError> {
         .enable_all()
         .build()
         .map_err(|error| AgentError::new(format!("cannot start the runtime: {error}"), "see `ulimit -u`"))?;
-    runtime.block_on(if check { futures_util::future::Either::Left(examine(config)) } else { futures_util::future::Either::Right(live(config)) })
+    if check { runtime.block_on(examine(config)) } else { runtime.block_on(live(config)) }
 }
 
 /// `--check`: everything that a start would look at, without keeping any of it.
@@ -196,30 +196,46 @@ async fn live(config: Config) -> Result<(), AgentError> {
     tasks.spawn(named("engine-health", engine_health(engine, status_sender.clone())));
     let control = control::start(
         &config.control.socket,
-        config.control.group.as_deref(),
-        Rooms {
-            kernels: kernels.clone(),
-            route: route.clone(),
-            policy: policies,
-            admission,
-            offers,
-            status,
-            mounts_allow: config.mounts.allow.clone(),
-            stop_grace: config.lifecycle.stop_grace,
-        },
+        config.control.group.clone(),
+        Rooms { kernels: kernels.clone(), route, policy: policies, admission, offers, status },
+        config.mounts.allow.clone(),
     )
-    .map_err(|error| AgentError { message: error.to_string(), hint: error.hint() })?;
+    .map_err(|error| AgentError { message: error.to_string(), hint: Some(error.hint()) })?;
     status_sender.send_modify(|status| status.state = "ready".to_owned());
     info!(socket = %config.control.socket.display(), instance = %opened.instance, "ready");
     let ended = until_told(&mut tasks).await;
     status_sender.send_modify(|status| status.state = "stopping".to_owned());
-    info!("stopping; kernels run on");
-    control.stop();
+    info!(kernels_run_on = !config.private, "stopping");
+    control.stop().await;
+    if config.private {
+        // A private agent serves one `berth run`: nothing of it outlives that.
+        remove_all(&kernels).await;
+    }
     tasks.shutdown().await;
     drop(kernels);
     route_thread.stop();
     opened.handle.close().await;
     ended
+}
+
+async fn start_policies(config: &Config) -> Result<policy::Handle, AgentError> {
+    let config = config.policy.clone();
+    blocking(move || policy::start(config))
+        .await?
+        .map_err(|error| AgentError::new(error.to_string(), "mend [policy], or start with --policy builtin"))
+}
+
+/// Removes every kernel.
+async fn remove_all(kernels: &Kernels) {
+    let removals = kernels.list(true).into_iter().map(|view| {
+        let kernels = kernels.clone();
+        async move {
+            if let Err(error) = kernels.remove(&KernelRef::Id(view.id), true).await {
+                warn!(kernel = %view.id, code = error.code, "could not be removed: {}", error.message);
+            }
+        }
+    });
+    futures_util::future::join_all(removals).await;
 }
 
 /// Waits for SIGTERM or SIGINT, or for a task that must not end.

@@ -26,11 +26,10 @@ mod tests;
 
 pub use agent::AgentSection;
 pub use container::ContainerSection;
-pub use control::{ControlSection, default_socket};
+pub use control::ControlSection;
 pub use kernel_runner::KernelRunnerSection;
 pub use lifecycle::LifecycleSection;
 pub use mounts::MountsSection;
-pub use policy::{PolicySection, WorldSection};
 pub use standalone::StandaloneSection;
 
 use reader::Reader;
@@ -51,7 +50,7 @@ pub struct Config {
     /// `[mounts]`
     pub mounts: MountsSection,
     /// `[policy]`
-    pub policy: PolicySection,
+    pub policy: crate::policy::Config,
     /// `[standalone]`
     pub standalone: StandaloneSection,
     /// The file that was read, if any.
@@ -190,7 +189,7 @@ fn load_from(
         kernel_runner: KernelRunnerSection::read(&mut reader),
         lifecycle: LifecycleSection::read(&mut reader),
         mounts: MountsSection::read(&mut reader),
-        policy: PolicySection::read(&mut reader),
+        policy: policy::read(&mut reader),
         standalone: StandaloneSection::read(&mut reader),
         debug: reader.get("debug.enabled", false),
         file,
@@ -198,7 +197,10 @@ fn load_from(
         warnings: Vec::new(),
     };
     config.debug |= overrides.debug;
-    config.policy.builtin |= overrides.builtin_policies;
+    if overrides.builtin_policies {
+        config.policy.use_builtin();
+    }
+    config.policy.node_name = config.agent.id.to_string();
     config.warnings = reader.finish()?;
     Ok(config)
 }

@@ -69,11 +69,10 @@ fn unknown_keys_warn_with_the_nearest_known_one() {
 }
 
 #[test]
-fn policy_settings_are_flattened_and_kept() {
-    let text = "[policy.scheduler.settings]\nstrategy = \"spread\"\nquota.alice = 2\n[policy.container-config]\ngrants = [\"set-env\"]\n";
-    let policy = load_text(text, &Overrides::default(), &[]).unwrap().policy;
-    let scheduler = &policy.worlds[&crate::policy::WorldKind::Scheduler];
-    assert_eq!(scheduler.settings.keys().collect::<Vec<_>>(), ["quota.alice", "strategy"]);
-    let config = &policy.worlds[&crate::policy::WorldKind::ContainerConfig];
-    assert_eq!(config.grants.as_deref(), Some(&["set-env".to_owned()][..]));
+fn the_policy_section_is_the_hosts_own() {
+    let text = "[policy]\nthreads = 0\n[policy.scheduler.settings]\nstrategy = \"spread\"\n";
+    let told = load_text(text, &Overrides::default(), &[]).unwrap_err();
+    assert!(told.starts_with("agent.toml:1: policy: policy.threads is 0"), "{told}");
+    let config = load_text("[policy]\ndeadline-ms = 40\n", &Overrides::default(), &[]).unwrap();
+    assert_eq!(config.policy.deadline_ms, 40);
 }

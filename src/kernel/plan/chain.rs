@@ -33,7 +33,8 @@ pub async fn run(
             node: node.clone(),
             shares: shares.clone(),
             plan: as_question(plan),
-            grants: policy.grants(),
+            // The host fills in what the operator grants this member.
+            grants: Vec::new(),
         };
         let answer = policy.ask_link::<Adjust>(link, question).await;
         let name = answer.by.policy.clone();
