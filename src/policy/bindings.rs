@@ -1,5 +1,9 @@
 //! The WIT package as Rust: one set of types for the three worlds.
-#![allow(missing_docs, clippy::all, reason = "generated from wit/policy.wit, which carries the documentation")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated from wit/policy.wit, which carries the documentation"
+)]
 
 pub mod slot_reporter {
     wasmtime::component::bindgen!({ path: "wit", world: "slot-reporter", additional_derives: [Clone, PartialEq] });
@@ -23,7 +27,7 @@ pub mod container_config {
     });
 }
 
+pub use container_config::exports::berth::policy::configuring;
+pub use scheduler::exports::berth::policy::scheduling;
 pub use slot_reporter::berth::policy::{host, types};
 pub use slot_reporter::exports::berth::policy::reporting;
-pub use scheduler::exports::berth::policy::scheduling;
-pub use container_config::exports::berth::policy::configuring;

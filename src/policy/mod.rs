@@ -3,14 +3,45 @@
 //! Rooms hand in a question and get a [`Decided`] answer: checked against what was offered, and made by
 //! the active policy, else by the last good one, else by the built-in twin, inside one deadline. wasmtime
 //! lives nowhere else; no WebAssembly runs on a tokio worker (invariants 2, 3, 10).
+//!
+//! ```text
+//!  asking room            policy-0..n                      policy-clock
+//!  Handle::ask ──queue──> ladder: active, last good, twin   ticks while a call is in flight
+//!       ^─────oneshot──── (sandbox: a fresh instance a call)
+//! ```
+//! Files in reading order: `config`, `header` and `load` (bytes to a policy), `sandbox` (wasmtime and the
+//! budgets), `guest` (typed calls), `ladder` (one decision), `host` (slots, one ask), `record` (what is
+//! remembered), `worlds` (questions, checks and twins; pure).
+
+use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
 
 pub mod bindings;
+mod clock;
+mod config;
+mod error;
+mod guest;
+mod header;
+mod host;
+mod ladder;
+mod load;
+mod pool;
+mod record;
+mod sandbox;
+mod settings;
 pub mod shipped;
+#[cfg(test)]
+mod tests;
+mod weigh;
 pub mod worlds;
+
+pub use config::{Config, PolicyConfig, SettingValue, Settings, Source};
+pub use error::{PolicyError, Problem};
+use guest::Asked;
 
 /// Which world (one module per world, `container-config` a chain of them).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,9 +160,9 @@ pub struct PolicyView {
     pub source: String,
     /// What it says of itself.
     pub summary: String,
-    /// Calls of this module since the agent started.
+    /// Decisions asked of it since the agent started.
     pub calls: u64,
-    /// Calls that were answered by a lower rung.
+    /// Those that a lower rung answered.
     pub fallbacks: u64,
     /// Median time of a call in microseconds, of the last thousand.
     pub p50_micros: u64,
@@ -139,6 +170,9 @@ pub struct PolicyView {
     pub p99_micros: u64,
     /// The last failure, if any.
     pub last_fault: Option<PolicyFault>,
+    /// Why it is not asked any more, when it failed too often.
+    #[serde(default)]
+    pub demoted: Option<String>,
 }
 
 /// One function of a world: what is asked, what may be answered, what the built-in says.
@@ -174,16 +208,159 @@ pub trait Decision: Send + Sync + 'static {
     ) -> Result<(Self::Answer, Option<String>), String>;
 }
 
-/// A clonable way to the policy host.
+/// A clonable way to the policy host. Its threads end with the last clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    _private: (),
+    host: Arc<host::Host>,
 }
 
-#[expect(missing_docs, clippy::unused_async, reason = "the shape only: the room's owner fills it in")]
+/// Loads and compiles the configured policies and starts the policy threads. It takes as long as the
+/// modules take to compile (about 0.1 s for the shipped ones, seconds for Python), on a thread of its own
+/// for which the caller waits: call it before the runtime is busy.
+///
+/// A policy that does not load is replaced by the shipped one, else by the built-in; [`Handle::list`] and
+/// [`Handle::problems`] show it.
+///
+/// # Errors
+/// A value of the configuration out of range, or no threads to be had.
+pub fn start(config: Config) -> Result<Handle, PolicyError> {
+    let host = on_a_thread(move || host::Host::start(&config))?;
+    Ok(Handle { host: Arc::new(host) })
+}
+
 impl Handle {
-    /// Asks for a decision. Never fails: the built-in is the last rung.
-    pub async fn ask<D: Decision>(&self, question: D::Question) -> Decided<D::Answer> { let _ = question; unimplemented!() }
+    /// A host with the built-ins only: no WebAssembly, no threads, nothing that can fail.
+    ///
+    /// # Panics
+    /// Never: its configuration is in range.
+    #[must_use]
+    #[expect(
+        clippy::expect_used,
+        reason = "only a configuration out of range fails, and this one is constant"
+    )]
+    pub fn builtin() -> Self {
+        let host = host::Host::start(&Config::builtin()).expect("the built-in configuration is in range");
+        Self { host: Arc::new(host) }
+    }
+
+    /// Asks for a decision, within the deadline. Never fails: the built-in is the last rung. Call it on a
+    /// runtime with time enabled. Dropping the future abandons the question.
+    pub async fn ask<D: Asked>(&self, question: D::Question) -> Decided<D::Answer> {
+        self.ask_link::<D>(0, question).await
+    }
+
+    /// Asks one member of a world's chain, from 0; one that is not there answers as the built-in.
+    pub async fn ask_link<D: Asked>(&self, link: usize, question: D::Question) -> Decided<D::Answer> {
+        self.host.ask::<D>(link, question).await
+    }
+
+    /// The built-in's answer at once, on the calling thread. For the rest of a burst after one of its
+    /// questions met the deadline (design §4), so that a slow policy does not delay each in turn.
+    #[must_use]
+    pub fn ask_builtin<D: Asked>(&self, question: D::Question) -> Decided<D::Answer> {
+        self.host.builtin::<D>(0, question)
+    }
+
+    /// How many policies of `container-config` are to be asked in turn, each with the plan after the one
+    /// before. At least 1.
+    #[must_use]
+    pub fn chain_len(&self) -> usize {
+        self.host.chain(WorldKind::ContainerConfig).count()
+    }
+
     /// One line per world and member of its chain.
-    pub fn list(&self) -> Vec<PolicyView> { unimplemented!() }
+    #[must_use]
+    pub fn list(&self) -> Vec<PolicyView> {
+        self.host.list()
+    }
+
+    /// What an operator should know: policies that did not load or were demoted, a sentence each.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let worlds = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
+        worlds.iter().flat_map(|world| self.host.chain(*world)).flat_map(host::Slot::problems).collect()
+    }
+}
+
+/// What a policy's file says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Its world.
+    pub world: WorldKind,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it is for.
+    pub summary: String,
+    /// Digest of the file.
+    pub digest: Digest,
+    /// Keys of its settings; `quota.*` is a table.
+    pub settings: Vec<String>,
+    /// Edits that it needs to be granted.
+    pub needs: Vec<String>,
+}
+
+/// Loads a policy's file as the agent would, without settings, and tells what it is.
+///
+/// # Errors
+/// What is wrong with it and what to do.
+pub fn check_file(path: &Path) -> Result<Checked, PolicyError> {
+    let path = path.to_owned();
+    on_a_thread(move || {
+        let check = || {
+            let bytes = load::read(&path)?;
+            load::module(&host::sandbox(&Config::default(), 1)?, &bytes)
+        };
+        let module = check().map_err(|problem| problem.of(path.display().to_string()))?;
+        Ok(Checked {
+            world: module.world,
+            name: module.about.name,
+            version: module.about.version,
+            summary: module.about.summary,
+            digest: module.digest,
+            settings: module.about.settings.into_iter().map(|setting| setting.key).collect(),
+            needs: module.about.needs,
+        })
+    })
+}
+
+/// Loads every configured policy with its settings and grants, as [`start`] would, and tells what would
+/// not load (for `--check`).
+#[must_use]
+pub fn check_config(config: &Config) -> Vec<PolicyError> {
+    let config = config.clone();
+    let checked = on_a_thread(move || {
+        let mut errors: Vec<PolicyError> =
+            config.problems().into_iter().map(|problem| Problem::Config(problem).of("policy")).collect();
+        if errors.is_empty() {
+            match host::sandbox(&config, 1) {
+                Err(problem) => errors.push(problem.of("policy")),
+                Ok(sandbox) => {
+                    for world in [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig] {
+                        for policy in config.chain(world) {
+                            if let Err(problem) = host::load(&sandbox, world, policy) {
+                                errors.push(problem.of(format!("policy.{world} {}", policy.source)));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(errors)
+    });
+    checked.unwrap_or_else(|error| vec![error])
+}
+
+/// Runs `work`, which may run WebAssembly, on a thread of its own and waits for it (invariant 2).
+fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PolicyError> + Send + 'static,
+) -> Result<T, PolicyError> {
+    let failed = |problem: &str| Problem::Sandbox(problem.to_owned()).of("policy");
+    std::thread::Builder::new()
+        .name("policy-load".to_owned())
+        .spawn(work)
+        .map_err(|e| failed(&format!("no thread to load on: {e}")))?
+        .join()
+        .map_err(|_| failed("loading panicked, which is a bug of berth"))?
 }

@@ -1,0 +1,121 @@
+//! Why a policy was not loaded: one sentence per problem, with what to do.
+
+use super::WorldKind;
+
+/// Why a policy, or the host, could not be set up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{subject}: {problem}")]
+pub struct PolicyError {
+    /// The policy's path, `shipped`, or `policy` for the host itself.
+    pub subject: String,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What is wrong with a policy's module, its settings or the host's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A value out of range.
+    #[error("{0}")]
+    Config(String),
+    /// The file cannot be read.
+    #[error("it cannot be read: {0}")]
+    Read(String),
+    /// The file is too large.
+    #[error(
+        "it has {bytes} bytes, more than the {limit} a policy may have: strip it, or build it with opt-level \"s\""
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Not a component at all.
+    #[error("it is {found}; a policy is a WebAssembly component (.wasm): {remedy}")]
+    NotAComponent {
+        /// What it looks like.
+        found: &'static str,
+        /// How to get one.
+        remedy: &'static str,
+    },
+    /// Its sections cannot be read.
+    #[error("it is not valid WebAssembly: {0}")]
+    Malformed(String),
+    /// It imports what policies do not get.
+    #[error(
+        "it imports {}, which policies do not get (only berth:policy/host, a log): \
+         build it for wasm32-unknown-unknown, in Python with componentize-py --stub-wasi",
+        names.join(", ")
+    )]
+    ForbiddenImport {
+        /// The names.
+        names: Vec<String>,
+    },
+    /// It speaks another version of the interface.
+    #[error(
+        "it speaks {found}, this agent speaks berth:policy@{window}: rebuild it with this agent's wit/policy.wit, or use an agent of its version"
+    )]
+    Version {
+        /// What it imports or exports.
+        found: String,
+        /// What is spoken here.
+        window: &'static str,
+    },
+    /// It exports none of the worlds.
+    #[error(
+        "it exports none of berth:policy/reporting, scheduling and configuring, so it decides nothing: build it for a world of wit/policy.wit"
+    )]
+    NoWorld,
+    /// It is of another world than the one it is configured for.
+    #[error("it is a policy for `{found}`, not for `{wanted}`: name it under [policy.{found}]")]
+    OtherWorld {
+        /// What it is.
+        found: WorldKind,
+        /// What it was to be.
+        wanted: WorldKind,
+    },
+    /// This build has no shipped module for the world.
+    #[error("this build comes without a module for `{0}`: build the guests with `cargo xtask guests`")]
+    NotShipped(WorldKind),
+    /// It does not compile.
+    #[error("it does not compile: {0}")]
+    Compile(String),
+    /// Its types do not fit, or it fails while it starts.
+    #[error("it cannot be instantiated: {0}")]
+    Instantiate(String),
+    /// `describe` or `check-settings` failed, or said something impossible.
+    #[error("its `{function}` failed: {message}")]
+    About {
+        /// Which function.
+        function: &'static str,
+        /// How.
+        message: String,
+    },
+    /// Its settings are wrong, every mistake.
+    #[error("its settings are wrong: {}", .0.join("; "))]
+    Settings(Vec<String>),
+    /// It wants to make edits that the operator did not grant.
+    #[error("it needs {}, not granted: add them to `grants` in [policy.container-config]", .0.join(", "))]
+    NotGranted(Vec<String>),
+    /// The sandbox or its threads could not be set up.
+    #[error("the sandbox cannot be set up: {0}")]
+    Sandbox(String),
+}
+
+impl Problem {
+    pub(super) fn of(self, subject: impl Into<String>) -> PolicyError {
+        PolicyError { subject: subject.into(), problem: self }
+    }
+}
+
+impl std::fmt::Display for WorldKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SlotReporter => "slot-reporter",
+            Self::Scheduler => "scheduler",
+            Self::ContainerConfig => "container-config",
+        })
+    }
+}

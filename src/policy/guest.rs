@@ -1,0 +1,286 @@
+//! A component as one of the three worlds, and each decision as a typed call into it.
+
+use std::borrow::Cow;
+
+use wasmtime::Store;
+use wasmtime::component::InstancePre;
+
+use super::bindings::{
+    configuring, container_config, reporting, scheduler, scheduling, slot_reporter, types,
+};
+use super::sandbox::{State, clean};
+use super::weigh::Weigh;
+use super::worlds::{Adjust, Order, Place, Report};
+use super::{Decision, Refusal, WorldKind};
+
+/// Longest text of a refusal, in bytes.
+const REFUSAL_BYTES: usize = 1 << 10;
+
+/// A compiled component whose imports are resolved.
+#[derive(Clone)]
+pub(super) enum Pre {
+    SlotReporter(slot_reporter::SlotReporterPre<State>),
+    Scheduler(scheduler::SchedulerPre<State>),
+    ContainerConfig(container_config::ContainerConfigPre<State>),
+}
+
+impl Pre {
+    pub fn new(world: WorldKind, pre: InstancePre<State>) -> wasmtime::Result<Self> {
+        Ok(match world {
+            WorldKind::SlotReporter => Self::SlotReporter(slot_reporter::SlotReporterPre::new(pre)?),
+            WorldKind::Scheduler => Self::Scheduler(scheduler::SchedulerPre::new(pre)?),
+            WorldKind::ContainerConfig => {
+                Self::ContainerConfig(container_config::ContainerConfigPre::new(pre)?)
+            }
+        })
+    }
+
+    /// A fresh instance. wasmtime compares types only here.
+    pub fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Guest> {
+        Ok(match self {
+            Self::SlotReporter(pre) => Guest::SlotReporter(pre.instantiate(store)?),
+            Self::Scheduler(pre) => Guest::Scheduler(pre.instantiate(store)?),
+            Self::ContainerConfig(pre) => Guest::ContainerConfig(pre.instantiate(store)?),
+        })
+    }
+}
+
+/// An instance. One call only: shipped guests never free what they allocate.
+pub enum Guest {
+    /// Of the world `slot-reporter`.
+    SlotReporter(slot_reporter::SlotReporter),
+    /// Of the world `scheduler`.
+    Scheduler(scheduler::Scheduler),
+    /// Of the world `container-config`.
+    ContainerConfig(container_config::ContainerConfig),
+}
+
+/// What `describe` says; the same record of each world.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    pub name: String,
+    pub version: String,
+    pub summary: String,
+    pub settings: Vec<SettingInfo>,
+    pub needs: Vec<String>,
+    pub image_labels: Vec<String>,
+}
+
+/// A setting that a policy knows.
+#[derive(Debug, Clone)]
+pub(super) struct SettingInfo {
+    pub key: String,
+    pub default_value: Option<types::SettingValue>,
+}
+
+impl Guest {
+    pub(super) fn describe(&self, store: &mut Store<State>) -> wasmtime::Result<About> {
+        macro_rules! about {
+            ($guest:expr) => {{
+                let info = $guest.berth_policy_about().call_describe(store)?;
+                About {
+                    name: info.name,
+                    version: info.version,
+                    summary: info.summary,
+                    settings: info
+                        .settings
+                        .into_iter()
+                        .map(|s| SettingInfo { key: s.key, default_value: s.default_value })
+                        .collect(),
+                    needs: info.needs,
+                    image_labels: info.image_labels,
+                }
+            }};
+        }
+        Ok(match self {
+            Self::SlotReporter(guest) => about!(guest),
+            Self::Scheduler(guest) => about!(guest),
+            Self::ContainerConfig(guest) => about!(guest),
+        })
+    }
+
+    pub(super) fn check_settings(
+        &self,
+        store: &mut Store<State>,
+        settings: &[types::Setting],
+    ) -> wasmtime::Result<Result<(), Vec<String>>> {
+        match self {
+            Self::SlotReporter(guest) => guest.berth_policy_about().call_check_settings(store, settings),
+            Self::Scheduler(guest) => guest.berth_policy_about().call_check_settings(store, settings),
+            Self::ContainerConfig(guest) => guest.berth_policy_about().call_check_settings(store, settings),
+        }
+    }
+}
+
+/// A decision that can be asked of a guest. Implemented for the decisions of `worlds`, nowhere else.
+pub trait Asked: Decision {
+    /// Bytes that the question puts into the guest.
+    fn weigh(question: &Self::Question) -> usize;
+
+    /// The call itself.
+    ///
+    /// # Errors
+    /// When the guest traps, is interrupted, or answers what cannot be read.
+    fn call(
+        guest: &Guest,
+        store: &mut Store<State>,
+        ctx: &types::Context,
+        question: &Self::Question,
+    ) -> wasmtime::Result<Result<Self::Raw, Refusal>>;
+
+    /// The question as one who stands under `terms` may see it, and is checked by.
+    fn tailored<'q>(question: &'q Self::Question, terms: &Terms) -> Cow<'q, Self::Question> {
+        let _ = terms;
+        Cow::Borrowed(question)
+    }
+}
+
+/// What a policy may do and see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Edits that it may make (`container-config`).
+    pub grants: Vec<String>,
+    /// Image labels that it is shown: whole keys, or prefixes that end in `*`.
+    pub image_labels: Vec<String>,
+}
+
+impl Terms {
+    fn hides_some(&self, request: &types::KernelRequest) -> bool {
+        request.image_labels.iter().any(|(key, _)| !self.shows(key))
+    }
+
+    fn shows(&self, label: &str) -> bool {
+        self.image_labels.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => label.starts_with(prefix),
+            None => label == pattern,
+        })
+    }
+
+    fn hide(&self, request: &mut types::KernelRequest) {
+        request.image_labels.retain(|(key, _)| self.shows(key));
+    }
+}
+
+impl Asked for Report {
+    fn weigh(question: &Self::Question) -> usize {
+        question.inventory.behind()
+    }
+
+    fn call(
+        guest: &Guest,
+        store: &mut Store<State>,
+        ctx: &types::Context,
+        question: &Self::Question,
+    ) -> wasmtime::Result<Result<reporting::Offering, Refusal>> {
+        let Guest::SlotReporter(guest) = guest else { return Err(another_world()) };
+        let answer = guest.berth_policy_reporting().call_report(store, ctx, &question.inventory)?;
+        Ok(answer.map_err(|message| Refusal {
+            code: "no-report".to_owned(),
+            message: clean(&message, REFUSAL_BYTES),
+            retry_later: true,
+        }))
+    }
+}
+
+impl Asked for Place {
+    fn weigh(question: &Self::Question) -> usize {
+        question.request.behind() + question.node.behind() + question.choice.behind()
+    }
+
+    fn call(
+        guest: &Guest,
+        store: &mut Store<State>,
+        ctx: &types::Context,
+        question: &Self::Question,
+    ) -> wasmtime::Result<Result<scheduling::Placement, Refusal>> {
+        let Guest::Scheduler(guest) = guest else { return Err(another_world()) };
+        let answer = guest.berth_policy_scheduling().call_place(
+            store,
+            ctx,
+            &question.request,
+            &question.node,
+            &question.choice,
+        )?;
+        Ok(answer.map_err(refusal))
+    }
+
+    fn tailored<'q>(question: &'q Self::Question, terms: &Terms) -> Cow<'q, Self::Question> {
+        if !terms.hides_some(&question.request) {
+            return Cow::Borrowed(question);
+        }
+        let mut own = question.clone();
+        terms.hide(&mut own.request);
+        Cow::Owned(own)
+    }
+}
+
+impl Asked for Order {
+    fn weigh(question: &Self::Question) -> usize {
+        question.waiting.behind() + question.node.behind() + question.load.behind()
+    }
+
+    fn call(
+        guest: &Guest,
+        store: &mut Store<State>,
+        ctx: &types::Context,
+        question: &Self::Question,
+    ) -> wasmtime::Result<Result<Vec<scheduling::Decision>, Refusal>> {
+        let Guest::Scheduler(guest) = guest else { return Err(another_world()) };
+        let (waiting, node, load) = (&question.waiting, &question.node, &question.load);
+        guest.berth_policy_scheduling().call_order(store, ctx, waiting, node, load).map(Ok)
+    }
+
+    fn tailored<'q>(question: &'q Self::Question, terms: &Terms) -> Cow<'q, Self::Question> {
+        if !question.waiting.iter().any(|request| terms.hides_some(request)) {
+            return Cow::Borrowed(question);
+        }
+        let mut own = question.clone();
+        own.waiting.iter_mut().for_each(|request| terms.hide(request));
+        Cow::Owned(own)
+    }
+}
+
+impl Asked for Adjust {
+    fn weigh(question: &Self::Question) -> usize {
+        question.request.behind() + question.node.behind() + question.shares.behind() + question.plan.behind()
+    }
+
+    fn call(
+        guest: &Guest,
+        store: &mut Store<State>,
+        ctx: &types::Context,
+        question: &Self::Question,
+    ) -> wasmtime::Result<Result<Vec<configuring::Edit>, Refusal>> {
+        let Guest::ContainerConfig(guest) = guest else { return Err(another_world()) };
+        let answer = guest.berth_policy_configuring().call_adjust(
+            store,
+            ctx,
+            &question.request,
+            &question.node,
+            &question.shares,
+            &question.plan,
+        )?;
+        Ok(answer.map_err(refusal))
+    }
+
+    fn tailored<'q>(question: &'q Self::Question, terms: &Terms) -> Cow<'q, Self::Question> {
+        let mut own = question.clone();
+        own.grants.clone_from(&terms.grants);
+        terms.hide(&mut own.request);
+        Cow::Owned(own)
+    }
+}
+
+/// A refusal as it may be shown: a code that is one, a message of one line.
+fn refusal(refusal: types::Refusal) -> Refusal {
+    let is_code = |code: &str| {
+        (1..=64).contains(&code.len())
+            && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    let code = if is_code(&refusal.code) { refusal.code } else { "refused-by-policy".to_owned() };
+    Refusal { code, message: clean(&refusal.message, REFUSAL_BYTES), retry_later: refusal.retry_later }
+}
+
+fn another_world() -> wasmtime::Error {
+    wasmtime::Error::msg("a policy of another world was asked")
+}

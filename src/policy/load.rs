@@ -1,0 +1,187 @@
+//! From a file's bytes to a policy that can be asked: header, compile, instantiate once, `describe`,
+//! settings, grants (design §6 "Swap", its first half). Runs WebAssembly: never on a tokio worker.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::component::Component;
+
+use super::WorldKind;
+use super::bindings::types;
+use super::config::{PolicyConfig, Source};
+use super::error::Problem;
+use super::guest::{About, Guest, Pre, Terms};
+use super::header::{self, MAX_MODULE_BYTES};
+use super::record::Record;
+use super::sandbox::{Sandbox, Stage, State, classify, clean};
+use super::settings;
+use crate::ids::Digest;
+
+/// For `describe` and for `check-settings` each; no kernel waits for them.
+const ABOUT_TIME: Duration = Duration::from_secs(5);
+const NAME_BYTES: usize = 64;
+const SUMMARY_BYTES: usize = 400;
+
+/// A policy that can be asked. Immutable but for its record.
+pub(super) struct Policy {
+    pub name: Arc<str>,
+    pub version: String,
+    pub summary: String,
+    pub digest: Digest,
+    /// A path, or `shipped`.
+    pub source: String,
+    pub pre: Pre,
+    pub settings: Vec<types::Setting>,
+    pub terms: Terms,
+    pub record: Record,
+}
+
+impl std::fmt::Debug for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Policy")
+            .field("name", &self.name)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A component that compiles, links and describes itself.
+pub(super) struct Module {
+    pub world: WorldKind,
+    pub about: About,
+    pub digest: Digest,
+    pre: Pre,
+}
+
+/// The bytes of a policy's file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    let problem = |e: std::io::Error| Problem::Read(e.to_string());
+    let file = File::open(path).map_err(problem)?;
+    let metadata = file.metadata().map_err(problem)?;
+    if !metadata.is_file() {
+        return Err(Problem::Read("it is not a regular file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes).map_err(problem)?;
+    if bytes.len() as u64 > MAX_MODULE_BYTES {
+        return Err(Problem::TooLarge {
+            bytes: metadata.len().max(MAX_MODULE_BYTES + 1),
+            limit: MAX_MODULE_BYTES,
+        });
+    }
+    Ok(bytes)
+}
+
+/// Checks, compiles and instantiates a component once, and asks what it says of itself.
+pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem> {
+    let world = header::read(bytes)?;
+    let compile = |e: wasmtime::Error| Problem::Compile(clean(&format!("{e:#}"), 1 << 10));
+    let component = Component::from_binary(&sandbox.engine, bytes).map_err(compile)?;
+    let link = |e: wasmtime::Error| Problem::Instantiate(clean(&format!("{e:#}"), 1 << 10));
+    let pre =
+        sandbox.linker.instantiate_pre(&component).and_then(|pre| Pre::new(world, pre)).map_err(link)?;
+    let about = once(sandbox, &pre, "describe", |guest, store| guest.describe(store))?;
+    Ok(Module { world, about: presentable(about)?, digest: Digest::of(bytes), pre })
+}
+
+impl Module {
+    /// Gives it the operator's settings and grants.
+    pub fn configure(
+        self,
+        sandbox: &Sandbox,
+        config: &PolicyConfig,
+        source: String,
+    ) -> Result<Policy, Problem> {
+        let settings =
+            settings::complete(&self.about.settings, &config.settings).map_err(Problem::Settings)?;
+        let checked = once(sandbox, &self.pre, "check-settings", |guest, store| {
+            guest.check_settings(store, &settings)
+        })?;
+        if let Err(problems) = checked {
+            let problems = problems.iter().take(20).map(|problem| clean(problem, SUMMARY_BYTES)).collect();
+            return Err(Problem::Settings(problems));
+        }
+        let grants = grants(&self.about.needs, config)?;
+        Ok(Policy {
+            name: self.about.name.into(),
+            version: self.about.version,
+            summary: self.about.summary,
+            digest: self.digest,
+            source,
+            pre: self.pre,
+            settings,
+            terms: Terms { grants, image_labels: self.about.image_labels },
+            record: Record::default(),
+        })
+    }
+}
+
+/// One call of an instance of its own, with time enough.
+fn once<T>(
+    sandbox: &Sandbox,
+    pre: &Pre,
+    function: &'static str,
+    call: impl FnOnce(&Guest, &mut wasmtime::Store<State>) -> wasmtime::Result<T>,
+) -> Result<T, Problem> {
+    let _running = sandbox.clock.running();
+    let mut store = sandbox.store(&"loading".into(), Instant::now() + ABOUT_TIME);
+    let guest = pre
+        .instantiate(&mut store)
+        .map_err(|e| Problem::Instantiate(classify(Stage::Instantiate, &e, store.data()).1))?;
+    call(&guest, &mut store)
+        .map_err(|e| Problem::About { function, message: classify(Stage::Call, &e, store.data()).1 })
+}
+
+/// What a policy says of itself ends up in tables and logs.
+fn presentable(about: About) -> Result<About, Problem> {
+    let name = clean(about.name.trim(), NAME_BYTES);
+    if name.is_empty() || name == "builtin" {
+        return Err(Problem::About {
+            function: "describe",
+            message: format!("the name {name:?} is not allowed"),
+        });
+    }
+    Ok(About {
+        name,
+        version: clean(&about.version, NAME_BYTES),
+        summary: clean(&about.summary, SUMMARY_BYTES),
+        ..about
+    })
+}
+
+/// Two-sided: the policy says which edits it needs, the operator grants them. Our own is granted its needs.
+fn grants(needs: &[String], config: &PolicyConfig) -> Result<Vec<String>, Problem> {
+    if config.grants.is_empty() && config.source == Source::Shipped {
+        return Ok(needs.to_vec());
+    }
+    // `add-mount:/data/**` grants (a part of) `add-mount`; each mount is checked when it is made.
+    let kind = |grant: &str| grant.split(':').next().unwrap_or(grant).to_owned();
+    let missing: Vec<String> =
+        needs.iter().filter(|need| !config.grants.iter().any(|g| kind(g) == kind(need))).cloned().collect();
+    if missing.is_empty() { Ok(config.grants.clone()) } else { Err(Problem::NotGranted(missing)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_policy_gets_the_edits_it_needs_only_when_they_are_granted() {
+        let needs = ["set-env".to_owned(), "add-mount".to_owned()];
+        let mut config = PolicyConfig { source: Source::File("/p.wasm".into()), ..PolicyConfig::default() };
+        config.grants = vec!["add-mount:/data/**".to_owned()];
+        assert_eq!(grants(&needs, &config), Err(Problem::NotGranted(vec!["set-env".to_owned()])));
+        config.grants.push("set-env".to_owned());
+        assert_eq!(grants(&needs, &config).as_ref(), Ok(&config.grants));
+        assert_eq!(grants(&needs, &PolicyConfig::default()), Ok(needs.to_vec()));
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_say_why() {
+        assert!(read(Path::new("/nonexistent/p.wasm")).unwrap_err().to_string().contains("No such file"));
+        assert!(read(Path::new("/")).unwrap_err().to_string().contains("not a regular file"));
+    }
+}

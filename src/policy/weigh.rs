@@ -1,0 +1,87 @@
+//! How many bytes a question puts into a guest, estimated before the call: the third budget's other
+//! direction, which wasmtime does not bound. Rust's records are never smaller than their flattened form
+//! on wasm32, so the estimate is on the safe side.
+
+use super::bindings::{configuring, reporting, scheduling, types};
+
+/// What a value weighs beyond its own record: texts and lists.
+pub trait Weigh {
+    /// Bytes behind its pointers.
+    fn behind(&self) -> usize;
+}
+
+/// Bytes of a list: its records and what is behind them.
+pub fn list<T: Weigh>(items: &[T]) -> usize {
+    std::mem::size_of_val(items) + items.iter().map(Weigh::behind).sum::<usize>()
+}
+
+impl Weigh for String {
+    fn behind(&self) -> usize {
+        self.len()
+    }
+}
+
+impl<T: Weigh> Weigh for Option<T> {
+    fn behind(&self) -> usize {
+        self.as_ref().map_or(0, Weigh::behind)
+    }
+}
+
+impl<A: Weigh, B: Weigh> Weigh for (A, B) {
+    fn behind(&self) -> usize {
+        self.0.behind() + self.1.behind()
+    }
+}
+
+impl<T: Weigh> Weigh for Vec<T> {
+    fn behind(&self) -> usize {
+        list(self)
+    }
+}
+
+/// Records: the named fields have something behind them.
+macro_rules! weigh {
+    ($($record:ty { $($field:ident),* })*) => {
+        $(impl Weigh for $record {
+            fn behind(&self) -> usize {
+                0 $(+ self.$field.behind())*
+            }
+        })*
+    };
+}
+
+weigh! {
+    types::Context { node_name, settings, facts }
+    types::Setting { key, value }
+    types::DeviceModel { family, name, partition, attributes }
+    types::Device { uuid, fault }
+    types::Slot { name }
+    types::Share {}
+    types::Node { models, devices, slots }
+    types::Want {}
+    types::KernelRequest {
+        kernel_id, session_id, owner, project, cluster_role, image, image_digest, image_labels, wants, attributes
+    }
+    reporting::Reservation { family }
+    reporting::Inventory { models, devices, reserved }
+    scheduling::Stock {}
+    scheduling::Link {}
+    scheduling::Tenant {}
+    scheduling::Choice { stock, links, tenants }
+    scheduling::Tally { owner, project }
+    scheduling::Load { tallies }
+    configuring::Mount { source, target }
+    configuring::Ulimit { name }
+    configuring::Variable { name, value }
+    configuring::Plan { env, mounts, labels, capabilities, ulimits, network, hostname }
+}
+
+impl Weigh for types::SettingValue {
+    fn behind(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Texts(texts) => texts.behind(),
+            Self::Integer(_) | Self::Decimal(_) | Self::Flag(_) => 0,
+        }
+    }
+}
