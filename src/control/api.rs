@@ -191,16 +191,7 @@ impl From<KernelError> for ErrorBody {
 
 impl From<RouteError> for ErrorBody {
     fn from(error: RouteError) -> Self {
-        let (code, hint) = match &error {
-            RouteError::NotAttached(_) => {
-                ("not-running", Some("`berth ps -a` shows the kernels and their state"))
-            }
-            RouteError::RunExists(_) => ("run-exists", None),
-            RouteError::Busy => ("busy", None),
-            RouteError::Bind { .. } => ("link-failed", None),
-            RouteError::Closed => ("stopping", Some("the agent is ending; start it again")),
-        };
-        Self { code: code.to_owned(), message: error.to_string(), hint: hint.map(str::to_owned) }
+        KernelError::from(error).into()
     }
 }
 

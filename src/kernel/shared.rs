@@ -151,12 +151,17 @@ impl From<store::StoreError> for KernelError {
 
 impl From<route::RouteError> for KernelError {
     fn from(error: route::RouteError) -> Self {
-        let code = match &error {
-            route::RouteError::NotAttached(_) => "not-running",
-            route::RouteError::RunExists(_) => "run-exists",
-            route::RouteError::Busy => "busy",
-            _ => "route-failed",
+        use route::RouteError;
+        let (code, hint) = match &error {
+            RouteError::NotAttached(_) => ("not-running", Some("`berth ps -a` shows the kernels and their state")),
+            RouteError::AlreadyAttached(_) => ("link-exists", None),
+            RouteError::Silent { .. } => ("runner-silent", Some("`berth logs` may tell why; `berth stop` ends it")),
+            RouteError::Blocked(_) => ("blocked", Some("read the output of that run, or cancel it")),
+            RouteError::RunExists(_) => ("run-exists", None),
+            RouteError::Busy => ("busy", None),
+            RouteError::Bind { .. } | RouteError::Start { .. } => ("link-failed", None),
+            RouteError::Closed => ("stopping", Some("the agent is ending; start it again")),
         };
-        Self::new(code, error.to_string())
+        Self { code: code.to_owned(), message: error.to_string(), hint: hint.map(str::to_owned) }
     }
 }
