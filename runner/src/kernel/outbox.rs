@@ -1,0 +1,347 @@
+//! What goes to the agent: one queue, bounded for console output, always open for replies.
+//!
+//! When it is full, [`Outbox::console`] waits, so that the task's pipe fills and the task waits; the
+//! thread that takes operations never calls it (design §5). What a task has done is kept here too, since
+//! a `finished` message and what `status` says of it must change in one step.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use berth_link::{CHUNK_MAX, Finished, LastTask, MessageType, Op, PROTOCOL, Status};
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Console output that may wait for the agent, messages' own cost included.
+const CONSOLE_MAX: usize = 4 * 1024 * 1024;
+/// What a message costs beside its payload; many small ones must not exceed the bound in memory.
+const MESSAGE_COST: usize = 64;
+/// Unsent replies to `status`; the agent that does not read them asks again.
+const STATUS_MAX: usize = 64;
+
+/// A message on its way to the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its type frame.
+    pub kind: MessageType,
+    /// Its payload.
+    pub payload: Vec<u8>,
+}
+
+impl Message {
+    fn is_console(&self) -> bool {
+        matches!(self.kind, MessageType::Stdout | MessageType::Stderr)
+    }
+
+    fn cost(&self) -> usize {
+        if self.is_console() { self.payload.len() + MESSAGE_COST } else { 0 }
+    }
+}
+
+/// The queue. Shared by the threads that fill it and the one that sends.
+#[derive(Debug)]
+pub struct Outbox {
+    state: Mutex<State>,
+    room: Condvar,
+    sent: Condvar,
+    wake: OwnedFd,
+    started_at: f64,
+    incarnation: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Message>,
+    /// Cost of what waits and of what is being written.
+    console_cost: usize,
+    /// Messages being written.
+    in_flight: usize,
+    /// Tasks that came and have not begun.
+    accepted: VecDeque<Op>,
+    running: Option<Op>,
+    tasks_done: u64,
+    last: Option<LastTask>,
+    dropped_bytes: u64,
+}
+
+impl Outbox {
+    /// An empty queue of a runner whose `main` began at `started_at`.
+    ///
+    /// # Errors
+    /// When the system has no room for one more descriptor.
+    pub fn new(started_at: f64, incarnation: String) -> rustix::io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let (room, sent) = (Condvar::new(), Condvar::new());
+        Ok(Self { state: Mutex::default(), room, sent, wake, started_at, incarnation })
+    }
+
+    /// Queues output of the task that runs, waiting for room. False when no task runs: nobody would
+    /// know where it belongs, so it is only for the log.
+    pub fn console(&self, kind: MessageType, payload: &[u8]) -> bool {
+        let mut state = self.state();
+        while state.running.is_some() && state.console_cost >= CONSOLE_MAX {
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.running.is_none() {
+            return false;
+        }
+        for part in payload.chunks(CHUNK_MAX) {
+            state.console_cost += part.len();
+            match state.queue.back_mut() {
+                // Small writes to an agent that is slow become one message.
+                Some(last) if last.kind == kind && last.payload.len() + part.len() <= CHUNK_MAX => {
+                    last.payload.extend_from_slice(part);
+                }
+                _ => {
+                    state.console_cost += MESSAGE_COST;
+                    state.queue.push_back(Message { kind, payload: part.to_vec() });
+                }
+            }
+        }
+        drop(state);
+        self.wake();
+        true
+    }
+
+    /// Queues a reply; there is always room.
+    pub fn reply(&self, kind: MessageType, payload: impl Into<Vec<u8>>) {
+        self.state().queue.push_back(Message { kind, payload: payload.into() });
+        self.wake();
+    }
+
+    /// Acknowledges bytes of standard input.
+    pub fn credit(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let mut state = self.state();
+        match state.queue.back_mut() {
+            Some(last) if last.kind == MessageType::StdinCredit => {
+                let before = berth_link::decode_credit(&last.payload).unwrap_or(0);
+                last.payload = (before + bytes as u64).to_string().into_bytes();
+            }
+            _ => state.queue.push_back(Message {
+                kind: MessageType::StdinCredit,
+                payload: bytes.to_string().into_bytes(),
+            }),
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Says that bytes of a task were dropped.
+    pub fn dropped(&self, bytes: usize) {
+        self.state().dropped_bytes += bytes as u64;
+    }
+
+    /// Answers `status`.
+    pub fn status(&self) {
+        let mut state = self.state();
+        if state.queue.iter().filter(|message| message.kind == MessageType::Status).count() >= STATUS_MAX {
+            return;
+        }
+        let payload = Status {
+            started_at: self.started_at,
+            replied_at: Some(super::monotonic()),
+            protocol: Some(PROTOCOL),
+            runner_version: Some(env!("CARGO_PKG_VERSION").into()),
+            incarnation: Some(self.incarnation.clone()),
+            // One that is about to begin runs already for the agent that sent it.
+            running: state.running.or(state.accepted.front().copied()).map(|op| op.as_str().into()),
+            tasks_done: state.tasks_done,
+            last: state.last.clone(),
+            dropped_bytes: state.dropped_bytes,
+        }
+        .encode();
+        state.queue.push_back(Message { kind: MessageType::Status, payload });
+        drop(state);
+        self.wake();
+    }
+
+    /// A task came and waits for its turn.
+    pub fn accept(&self, op: Op) {
+        self.state().accepted.push_back(op);
+    }
+
+    /// The task that came first begins: console output belongs to it from now on.
+    pub fn begin(&self, op: Op) {
+        let mut state = self.state();
+        state.accepted.pop_front();
+        state.running = Some(op);
+    }
+
+    /// The task has ended and all its output is queued.
+    pub fn finish(&self, op: Op, exit_code: i32) {
+        let kind = match op {
+            Op::Clean => MessageType::CleanFinished,
+            Op::Build => MessageType::BuildFinished,
+            _ => MessageType::Finished,
+        };
+        let mut state = self.state();
+        state.running = None;
+        state.tasks_done += 1;
+        state.last = Some(LastTask { op: op.as_str().into(), exit_code });
+        state.queue.push_back(Message { kind, payload: Finished::encode(exit_code) });
+        drop(state);
+        self.room.notify_all();
+        self.wake();
+    }
+
+    /// The descriptor that becomes readable when there may be something to [`Outbox::take`].
+    pub fn wakeup(&self) -> &OwnedFd {
+        &self.wake
+    }
+
+    /// Takes messages to be written, about `bytes` of them. They count as waiting until
+    /// [`Outbox::sent`].
+    pub fn take(&self, bytes: usize) -> Vec<Message> {
+        let mut counter = [0; 8];
+        // Empties the counter; that it was empty is fine.
+        let _empty = rustix::io::read(&self.wake, &mut counter);
+        let mut state = self.state();
+        let mut taken = Vec::new();
+        let mut sum = 0;
+        while sum < bytes
+            && let Some(message) = state.queue.pop_front()
+        {
+            sum += message.payload.len() + MESSAGE_COST;
+            taken.push(message);
+        }
+        state.in_flight = taken.len();
+        taken
+    }
+
+    /// The batch that was taken is over: the first `whole` of its messages were written to their last
+    /// byte, the others go back to the front to be sent again whole.
+    pub fn sent(&self, mut batch: Vec<Message>, whole: usize) {
+        let mut state = self.state();
+        for message in batch.drain(whole.min(batch.len())..).rev() {
+            state.queue.push_front(message);
+        }
+        let cost: usize = batch.iter().map(Message::cost).sum();
+        state.console_cost = state.console_cost.saturating_sub(cost);
+        state.in_flight = 0;
+        drop(state);
+        self.room.notify_all();
+        self.sent.notify_all();
+    }
+
+    /// Waits until everything is written, but no longer than `limit`.
+    pub fn wait_sent(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut state = self.state();
+        while !state.queue.is_empty() || state.in_flight > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.sent.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn wake(&self) {
+        // Full means that it is readable already.
+        let _full = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn outbox() -> Arc<Outbox> {
+        Arc::new(Outbox::new(0.0, "test".into()).unwrap())
+    }
+
+    fn take_all(outbox: &Outbox) -> Vec<(MessageType, Vec<u8>)> {
+        let batch = outbox.take(usize::MAX);
+        let seen = batch.iter().map(|m| (m.kind, m.payload.clone())).collect();
+        let whole = batch.len();
+        outbox.sent(batch, whole);
+        seen
+    }
+
+    #[test]
+    fn output_without_a_task_is_not_queued() {
+        let outbox = outbox();
+        assert!(!outbox.console(MessageType::Stdout, b"x"));
+        outbox.begin(Op::Exec);
+        assert!(outbox.console(MessageType::Stdout, b"a"));
+        assert!(outbox.console(MessageType::Stdout, b"b"));
+        assert!(outbox.console(MessageType::Stderr, b"c"));
+        outbox.finish(Op::Exec, 0);
+        assert!(!outbox.console(MessageType::Stdout, b"x"));
+        assert_eq!(
+            take_all(&outbox),
+            [
+                (MessageType::Stdout, b"ab".to_vec()),
+                (MessageType::Stderr, b"c".to_vec()),
+                (MessageType::Finished, b"{\"exitCode\": 0}".to_vec()),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_not_written_whole_comes_again_in_order() {
+        let outbox = outbox();
+        for text in ["1", "2", "3"] {
+            outbox.reply(MessageType::Log, text);
+        }
+        let batch = outbox.take(usize::MAX);
+        outbox.sent(batch, 1);
+        outbox.reply(MessageType::Log, "4");
+        let texts: Vec<Vec<u8>> = take_all(&outbox).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, [b"2", b"3", b"4"]);
+    }
+
+    #[test]
+    fn a_full_queue_makes_the_console_wait_but_never_a_reply() {
+        let outbox = outbox();
+        outbox.begin(Op::Exec);
+        let chunk = vec![0u8; CHUNK_MAX];
+        let (tell, told) = mpsc::channel();
+        let filler = {
+            let outbox = Arc::clone(&outbox);
+            std::thread::spawn(move || {
+                for _ in 0..=(2 * CONSOLE_MAX / CHUNK_MAX) {
+                    outbox.console(MessageType::Stdout, &chunk);
+                    tell.send(()).unwrap();
+                }
+            })
+        };
+        while outbox.state().console_cost < CONSOLE_MAX {
+            told.recv().unwrap();
+        }
+        outbox.status();
+        let mut bytes = 0;
+        while !filler.is_finished() || !outbox.state().queue.is_empty() {
+            let messages = take_all(&outbox);
+            assert!(
+                messages.iter().map(|(_, payload)| payload.len()).sum::<usize>() <= CONSOLE_MAX + CHUNK_MAX
+            );
+            bytes += messages
+                .iter()
+                .filter(|(k, _)| *k == MessageType::Stdout)
+                .map(|(_, p)| p.len())
+                .sum::<usize>();
+        }
+        filler.join().unwrap();
+        assert_eq!(bytes, (2 * CONSOLE_MAX / CHUNK_MAX + 1) * CHUNK_MAX);
+    }
+
+    #[test]
+    fn credits_that_wait_become_one() {
+        let outbox = outbox();
+        outbox.credit(10);
+        outbox.credit(0);
+        outbox.credit(32);
+        assert_eq!(take_all(&outbox), [(MessageType::StdinCredit, b"42".to_vec())]);
+    }
+}

@@ -1,0 +1,448 @@
+//! The task thread: one FIFO queue, one task at a time (contracts: kernel §1.3).
+//!
+//! Everything that happens to a task comes through one channel of [`Event`]s: its end, what the language
+//! process says, input. `finished` is queued only after all output that the task wrote before its end.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use berth_link::{MessageType, Op};
+use rustix::process::Signal;
+
+use super::console::Console;
+use super::driver::{Driver, Frame, interpreter};
+use super::environment::{Environment, Missing, no_input};
+use super::feed::Feed;
+use super::interrupt::Interrupt;
+use super::outbox::Outbox;
+use super::pump::{Owner, Patience, Pump};
+use crate::children::Children;
+
+/// Exit codes as shells and the contract use them (kernel §1.4).
+const NOTHING_TO_RUN: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+/// How long a completion may take.
+const COMPLETION: Duration = Duration::from_secs(3);
+const NO_SUGGESTIONS: &[u8] = br#"{"suggestions": []}"#;
+
+/// A task from the agent.
+#[derive(Debug)]
+pub struct Task {
+    /// One of clean, build, exec, code, argv.
+    pub op: Op,
+    /// Its payload.
+    pub payload: Vec<u8>,
+    /// Its standard input, when one was announced.
+    pub feed: Option<Arc<Feed>>,
+}
+
+/// What the task thread is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A task to be queued.
+    Task(Task),
+    /// A child has ended.
+    Ended {
+        /// Which.
+        owner: Owner,
+        /// Its exit code.
+        code: i32,
+    },
+    /// A language process speaks.
+    Driver {
+        /// Which.
+        owner: Owner,
+        /// What it says.
+        frame: Frame,
+    },
+    /// The answer to `waiting-input`.
+    Input(Vec<u8>),
+    /// A completion request.
+    Complete(Vec<u8>),
+}
+
+/// The thread's state.
+pub struct Tasks {
+    /// Replies and output.
+    pub outbox: Arc<Outbox>,
+    /// Log.
+    pub console: Arc<Console>,
+    /// Output of children.
+    pub pump: Pump,
+    /// Starts and reaps.
+    pub children: Arc<Children>,
+    /// Told what can be interrupted.
+    pub interrupt: Arc<Interrupt>,
+    /// What tasks see.
+    pub environment: Environment,
+    /// The channel of events.
+    pub events: Receiver<Event>,
+    /// Its other end, for children.
+    pub sender: Sender<Event>,
+    /// The state proper.
+    pub state: State,
+}
+
+/// What the thread remembers from task to task.
+#[derive(Default)]
+pub struct State {
+    waiting: VecDeque<Task>,
+    driver: Option<Driver>,
+    /// How the last driver ended, until the next code was told.
+    driver_lost: Option<i32>,
+    last_owner: u64,
+    last_completion: u32,
+    build_failed: bool,
+}
+
+impl Tasks {
+    /// Runs tasks for ever.
+    pub fn run(mut self) {
+        loop {
+            let task = match self.state.waiting.pop_front() {
+                Some(task) => task,
+                None => match self.events.recv() {
+                    Ok(Event::Task(task)) => task,
+                    Ok(Event::Complete(request)) => {
+                        self.complete(&request);
+                        continue;
+                    }
+                    Ok(event) => {
+                        self.aside(event);
+                        continue;
+                    }
+                    // We hold a sender ourselves.
+                    Err(_) => return,
+                },
+            };
+            self.run_task(task);
+        }
+    }
+
+    fn run_task(&mut self, task: Task) {
+        let Task { op, payload, feed } = task;
+        self.outbox.begin(op);
+        self.interrupt.begin();
+        let code = match op {
+            Op::Code => self.run_code(&payload, feed.as_ref()),
+            Op::Argv => self.run_argv(&payload, feed.as_ref()),
+            Op::Exec if std::mem::take(&mut self.state.build_failed) => NOTHING_TO_RUN,
+            _ => self.run_step(op, &payload, feed.as_ref()),
+        };
+        if op == Op::Build {
+            self.state.build_failed = code != 0;
+        }
+        if let Some(feed) = feed {
+            self.outbox.credit(feed.close());
+            self.pump.wake();
+        }
+        self.interrupt.over();
+        self.outbox.finish(op, code);
+    }
+
+    /// The three forms of clean, build and exec.
+    fn run_step(&mut self, op: Op, payload: &[u8], feed: Option<&Arc<Feed>>) -> i32 {
+        let work = self.environment.work().to_owned();
+        let mut command = match (op, payload) {
+            (_, b"") => return 0,
+            (Op::Exec, b"*") => {
+                let Some(python) = interpreter(&self.environment) else {
+                    self.say("no Python in this image, and `*` runs main.py by it");
+                    return NOTHING_TO_RUN;
+                };
+                if !work.join("main.py").is_file() {
+                    self.say("there is no main.py to run");
+                    return NOTHING_TO_RUN;
+                }
+                let mut command = self.environment.command(&python);
+                command.arg("main.py");
+                command
+            }
+            (Op::Build, b"*") if work.join("Makefile").is_file() => match self.shell(b"make") {
+                Some(command) => command,
+                None => return NOTHING_TO_RUN,
+            },
+            (_, b"*") => return 0,
+            (_, text) => match self.shell(text) {
+                Some(command) => command,
+                None => return NOTHING_TO_RUN,
+            },
+        };
+        if op == Op::Exec {
+            command.env("_BACKEND_BATCH_MODE", "1");
+        }
+        self.run_command(command, OsStr::new("the task"), feed)
+    }
+
+    fn shell(&self, text: &[u8]) -> Option<Command> {
+        let shell = Path::new("/bin/sh");
+        if !shell.exists() {
+            self.say("no /bin/sh in this image: only exact words (`argv`) can be run");
+            return None;
+        }
+        let mut command = self.environment.command(shell);
+        command.arg("-c").arg(OsStr::from_bytes(text));
+        Some(command)
+    }
+
+    fn run_argv(&mut self, payload: &[u8], feed: Option<&Arc<Feed>>) -> i32 {
+        let words: Vec<String> = match serde_json::from_slice(payload) {
+            Ok(words) => words,
+            Err(error) => {
+                self.say(format_args!("the operation argv needs a JSON list of words: {error}"));
+                return NOTHING_TO_RUN;
+            }
+        };
+        let words: Vec<OsString> =
+            words.into_iter().map(|word| OsString::from_vec(word.into_bytes())).collect();
+        let Some((program, rest)) = words.split_first() else {
+            self.say("the operation argv needs at least one word");
+            return NOTHING_TO_RUN;
+        };
+        match self.environment.find(program) {
+            Ok(path) => {
+                let mut command = self.environment.command(&path);
+                command.arg0(program).args(rest);
+                self.run_command(command, program, feed)
+            }
+            Err(Missing::NotFound) => {
+                self.say(format_args!("{}: not found", program.display()));
+                NOTHING_TO_RUN
+            }
+            Err(Missing::NotExecutable) => {
+                self.say(format_args!("{}: not executable", program.display()));
+                NOT_EXECUTABLE
+            }
+        }
+    }
+
+    fn run_command(&mut self, mut command: Command, name: &OsStr, feed: Option<&Arc<Feed>>) -> i32 {
+        let owner = self.next_owner();
+        match self.start(&mut command, owner, feed) {
+            Ok(()) => {}
+            Err(error) => {
+                self.say(format_args!("{}: {error}", name.display()));
+                return NOT_EXECUTABLE;
+            }
+        }
+        // The command holds the pipes' other ends.
+        drop(command);
+        let code = loop {
+            match self.events.recv() {
+                Ok(Event::Ended { owner: ended, code }) if ended == owner => break code,
+                Ok(event) => self.aside(event),
+                Err(_) => break -1,
+            }
+        };
+        self.pump.settle(owner, Patience::Quiet);
+        code
+    }
+
+    fn start(&self, command: &mut Command, owner: Owner, feed: Option<&Arc<Feed>>) -> io::Result<()> {
+        let (stdout, stdout_theirs) = io::pipe()?;
+        let (stderr, stderr_theirs) = io::pipe()?;
+        command.stdout(stdout_theirs).stderr(stderr_theirs);
+        let stdin = match feed {
+            Some(feed) => {
+                let (reader, writer) = feed_pipe()?;
+                command.stdin(reader);
+                Some((writer, Arc::clone(feed)))
+            }
+            None => {
+                command.stdin(no_input()?);
+                None
+            }
+        };
+        let ended = self.sender.clone();
+        let on_end = Box::new(move |code| drop(ended.send(Event::Ended { owner, code })));
+        let pid = self.children.start(command, on_end)?;
+        self.pump.watch(owner, MessageType::Stdout, stdout.into());
+        self.pump.watch(owner, MessageType::Stderr, stderr.into());
+        if let Some((writer, feed)) = stdin {
+            self.pump.feed(writer, feed);
+        }
+        self.interrupt.ready(pid);
+        Ok(())
+    }
+
+    fn run_code(&mut self, source: &[u8], feed: Option<&Arc<Feed>>) -> i32 {
+        if let Some(code) = self.state.driver_lost.take() {
+            let how = if code < 0 { format!("signal {}", -code) } else { format!("exit code {code}") };
+            self.say(format_args!("Python was ended by {how}; a new one starts, earlier names are gone"));
+        }
+        let mut driver = match self.state.driver.take() {
+            Some(driver) => driver,
+            None => {
+                let Some(python) = interpreter(&self.environment) else {
+                    self.say("no Python in this image: neither python3 nor python is in PATH");
+                    return NOTHING_TO_RUN;
+                };
+                let owner = self.next_owner();
+                let (environment, children) = (&self.environment, &self.children);
+                match Driver::start(&python, owner, environment, children, &self.pump, &self.sender) {
+                    Ok(driver) => driver,
+                    Err(error) => {
+                        self.say(format_args!("{}: {error}", python.display()));
+                        return NOT_EXECUTABLE;
+                    }
+                }
+            }
+        };
+        match self.hand_over(&mut driver, source, feed) {
+            Ok(()) => {}
+            // Its end comes as an event, or it does not read and has to be ended.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => {
+                self.say(format_args!("Python does not take code ({error}) and is ended"));
+                self.children.signal_group(driver.pid, Signal::KILL);
+            }
+        }
+        let end = self.attend(&mut driver);
+        match end {
+            End::Done(code) => {
+                self.pump.settle(driver.owner, Patience::None);
+                self.state.driver = Some(driver);
+                code
+            }
+            End::Lost(code) => {
+                self.pump.settle(driver.owner, Patience::Quiet);
+                let code = self.last_word(driver).unwrap_or(code);
+                self.state.driver_lost = Some(code);
+                code
+            }
+        }
+    }
+
+    fn hand_over(&self, driver: &mut Driver, source: &[u8], feed: Option<&Arc<Feed>>) -> io::Result<()> {
+        match feed {
+            Some(feed) => {
+                let (reader, writer) = feed_pipe()?;
+                self.pump.feed(writer, Arc::clone(feed));
+                driver.run(source, Some(reader.as_fd()))
+            }
+            None => driver.run(source, None),
+        }
+    }
+
+    /// Until the code, or the driver, has ended.
+    fn attend(&mut self, driver: &mut Driver) -> End {
+        let mut asks = false;
+        let mut answers: VecDeque<Vec<u8>> = VecDeque::new();
+        loop {
+            match self.events.recv() {
+                Ok(Event::Driver { owner, frame }) if owner == driver.owner => match frame {
+                    Frame::Begun => self.interrupt.ready(driver.pid),
+                    Frame::Done(code) => return End::Done(code),
+                    Frame::Waiting { is_password } => {
+                        // What was printed before the question comes before the question.
+                        self.pump.settle(driver.owner, Patience::None);
+                        let payload = format!("{{\"is_password\": {is_password}}}");
+                        self.outbox.reply(MessageType::WaitingInput, payload);
+                        asks = true;
+                    }
+                    Frame::Suggestions { .. } => {}
+                },
+                Ok(Event::Ended { owner, code }) if owner == driver.owner => return End::Lost(code),
+                Ok(Event::Input(line)) => answers.push_back(line),
+                Ok(event) => self.aside(event),
+                Err(_) => return End::Lost(-1),
+            }
+            if asks && let Some(line) = answers.pop_front() {
+                asks = false;
+                // When it fails the driver has ended, and that is told.
+                let _ended = driver.answer(&line);
+            }
+        }
+    }
+
+    /// Takes leave of a driver that has ended; the exit code, when it had finished its code before.
+    fn last_word(&mut self, driver: Driver) -> Option<i32> {
+        let own = driver.owner;
+        driver.finish();
+        let mut done = None;
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Driver { owner, frame: Frame::Done(code) } if owner == own => done = Some(code),
+                event => self.aside(event),
+            }
+        }
+        done
+    }
+
+    /// What does not concern the task that runs.
+    fn aside(&mut self, event: Event) {
+        match event {
+            Event::Task(task) => self.state.waiting.push_back(task),
+            Event::Ended { owner, code } => {
+                if let Some(driver) = self.state.driver.take_if(|driver| driver.owner == owner) {
+                    self.console
+                        .note(format_args!("the language process ended while idle, exit code {code}"));
+                    self.state.driver_lost = Some(code);
+                    self.last_word(driver);
+                }
+            }
+            Event::Complete(_) => self.outbox.reply(MessageType::Completion, NO_SUGGESTIONS),
+            // Nobody asked.
+            Event::Input(_) | Event::Driver { .. } => {}
+        }
+    }
+
+    fn complete(&mut self, request: &[u8]) {
+        self.state.last_completion = self.state.last_completion.wrapping_add(1);
+        let number = self.state.last_completion;
+        let suggestions = self.suggestions(number, request);
+        let suggestions = suggestions.unwrap_or_else(|| NO_SUGGESTIONS.to_vec());
+        self.outbox.reply(MessageType::Completion, suggestions);
+    }
+
+    fn suggestions(&mut self, number: u32, request: &[u8]) -> Option<Vec<u8>> {
+        self.state.driver.as_mut()?.complete(number, request).ok()?;
+        let deadline = Instant::now() + COMPLETION;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(Event::Driver { frame: Frame::Suggestions { number: answered, json }, .. })
+                    if answered == number =>
+                {
+                    return Some(json);
+                }
+                Ok(event) => self.aside(event),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+            }
+            self.state.driver.as_ref()?;
+        }
+    }
+
+    /// Tells the user of the task that runs.
+    fn say(&self, text: impl std::fmt::Display) {
+        let line = format!("berth-runner: {text}\n");
+        self.console.copy(MessageType::Stderr, line.as_bytes());
+        self.outbox.console(MessageType::Stderr, line.as_bytes());
+    }
+
+    fn next_owner(&mut self) -> Owner {
+        self.state.last_owner += 1;
+        Owner(self.state.last_owner)
+    }
+}
+
+enum End {
+    Done(i32),
+    Lost(i32),
+}
+
+/// A pipe whose writing end does not block.
+fn feed_pipe() -> io::Result<(io::PipeReader, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    rustix::io::ioctl_fionbio(&writer, true)?;
+    Ok((reader, writer.into()))
+}
