@@ -69,11 +69,8 @@ fn read_raw(dir: &Path, table: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let database = Database::create(dir.join("berth.redb")).unwrap();
     let definition = TableDefinition::<&[u8], &[u8]>::new(table);
     let Ok(table) = database.begin_read().unwrap().open_table(definition) else { return Vec::new() };
-    let row = |entry: Result<(redb::AccessGuard<&[u8]>, redb::AccessGuard<&[u8]>), _>| {
-        let (key, row) = entry.unwrap();
-        (key.value().to_vec(), row.value().to_vec())
-    };
-    table.iter().unwrap().map(row).collect()
+    let rows = table.iter().unwrap().map(Result::unwrap);
+    rows.map(|(key, row)| (key.value().to_vec(), row.value().to_vec())).collect()
 }
 
 #[tokio::test]
