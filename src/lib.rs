@@ -7,6 +7,7 @@ pub mod config;
 pub mod engine;
 pub mod events;
 pub mod ids;
+pub mod images;
 pub mod kernel;
 pub mod policy;
 pub mod route;
