@@ -8,6 +8,7 @@
 //! [`ContainerSpec`] comes rendered from `kernel/plan`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +19,12 @@ use tokio::sync::mpsc;
 
 use crate::ids::{ContainerId, InstanceId, KernelId};
 
+pub mod deadlines;
 pub mod docker;
 pub mod process;
+mod ulimits;
+
+pub use deadlines::Deadlines;
 
 /// Label that carries the [`InstanceId`] of the state directory a container belongs to.
 pub const LABEL_INSTANCE: &str = "ai.berth.instance";
@@ -49,6 +54,56 @@ impl EngineKind {
             Self::Docker => "docker",
             Self::Process => "process",
         }
+    }
+}
+
+/// What [`connect`] needs to know of this node.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// What `DOCKER_HOST` says; none or empty: [`docker::DEFAULT_SOCKET`].
+    pub docker_host: Option<String>,
+    /// Where the process engine keeps its containers. Made 0700 when it is missing.
+    pub process_dir: PathBuf,
+    /// The runner's program file on this host.
+    pub runner: PathBuf,
+    /// How long each call may take.
+    pub deadlines: Deadlines,
+}
+
+/// Connects to the engine of this kind and makes sure that it answers.
+///
+/// # Errors
+/// [`EngineError::Unreachable`] with remedies when it does not.
+pub async fn connect(kind: EngineKind, place: Place) -> Result<SharedEngine, EngineError> {
+    Ok(match kind {
+        EngineKind::Docker => {
+            let config = docker::Config { host: place.docker_host, deadlines: place.deadlines };
+            Arc::new(docker::Docker::connect(config).await?)
+        }
+        EngineKind::Process => {
+            let settings = process::Settings {
+                dir: place.process_dir,
+                runner: place.runner,
+                sandbox: process::Sandbox::Auto,
+                cgroups: process::Cgroups::Auto,
+                deadlines: place.deadlines,
+            };
+            Arc::new(process::Process::open(settings).await?)
+        }
+    })
+}
+
+/// The architecture of this node in the words of images: `amd64`, `arm64`.
+#[must_use]
+pub fn node_architecture() -> &'static str {
+    // https://go.dev/doc/install/source#environment: images name architectures as Go does.
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
     }
 }
 

@@ -1,0 +1,256 @@
+//! On processes of this host: by the runner that was built beside this test, or by a stand-in of a few
+//! lines that keeps the supervisor's contract.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use berth::engine::process::{Cgroups, HOST_IMAGE, Process, Sandbox, Settings};
+use berth::engine::{ContainerState, Deadlines, Engine, EngineEvent, MountKind, MountSpec};
+
+use crate::life;
+use crate::support::{Stage, built_runner, code, next, on};
+
+/// Keeps the contract of `berth-runner supervise`.
+const STAND_IN: &str = r#"#!/bin/sh
+[ "$1" = supervise ] || exit 64
+shift
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --exit-file) exit_file=$2; shift 2;;
+    --log-file) log_file=$2; shift 2;;
+    --pid-file) echo $$ >"$2"; shift 2;;
+    --log-max|--rlimit) shift 2;;
+    --) shift; break;;
+    *) exit 64;;
+  esac
+done
+trap '[ -n "$child" ] && kill -TERM "$child"' TERM
+trap 'kill -KILL -- "-$child"' QUIT
+set -m
+"$@" >>"$log_file" 2>&1 &
+child=$!
+set +m
+while :; do
+  wait "$child"
+  code=$?
+  kill -0 "$child" 2>/dev/null || break
+done
+kill -KILL -- "-$child" 2>/dev/null
+[ "$code" -gt 128 ] && words="\"exit_code\": null, \"signal\": $((code - 128))" || words="\"exit_code\": $code, \"signal\": null"
+echo "{$words, \"oom\": false, \"ended_at_ms\": 1}" >"$exit_file.new"
+mv "$exit_file.new" "$exit_file"
+"#;
+
+struct Ways {
+    sandbox: Sandbox,
+    cgroups: Cgroups,
+}
+
+const BARE: Ways = Ways { sandbox: Sandbox::Off, cgroups: Cgroups::Off };
+const BEST: Ways = Ways { sandbox: Sandbox::Auto, cgroups: Cgroups::Auto };
+
+fn runner(dir: &Path) -> PathBuf {
+    built_runner().unwrap_or_else(|| {
+        let path = dir.join("stand-in");
+        std::fs::write(&path, STAND_IN).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    })
+}
+
+async fn open(dir: &Path, ways: &Ways) -> Process {
+    let settings = Settings {
+        dir: dir.join("containers"),
+        runner: runner(dir),
+        sandbox: ways.sandbox,
+        cgroups: ways.cgroups,
+        deadlines: Deadlines::default(),
+    };
+    Process::open(settings).await.unwrap()
+}
+
+/// The stage, and the folder of the engine, which must live as long.
+async fn stage(ways: Ways) -> (Stage, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path(), &ways).await;
+    (Stage::new(Arc::new(engine), HOST_IMAGE), dir)
+}
+
+async fn says(stage: &Stage, text: &str) -> bool {
+    stage.engine.info().await.unwrap().not_enforced.iter().any(|said| said.contains(text))
+}
+
+#[tokio::test]
+async fn processes_lead_a_life_in_a_sandbox() {
+    let (stage, _dir) = stage(BEST).await;
+    on(stage, life::whole).await;
+}
+
+#[tokio::test]
+async fn processes_lead_a_life_without_a_sandbox() {
+    let (stage, _dir) = stage(BARE).await;
+    on(stage, life::whole).await;
+}
+
+#[tokio::test]
+async fn processes_end_in_a_sandbox() {
+    let (stage, _dir) = stage(BEST).await;
+    on(stage, life::ends).await;
+}
+
+#[tokio::test]
+async fn processes_end_without_a_sandbox() {
+    let (stage, _dir) = stage(BARE).await;
+    on(stage, life::ends).await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told() {
+    let (stage, _dir) = stage(BEST).await;
+    on(stage, life::strangers).await;
+}
+
+#[tokio::test]
+async fn a_folder_is_seen_in_its_own_place_without_a_sandbox_and_elsewhere_is_refused() {
+    let (stage, _dir) = stage(BARE).await;
+    on(stage, |stage| async move {
+        life::mounts(stage.clone(), None).await;
+        let mut spec = stage.spec("true");
+        let source = stage.dir.path().to_str().unwrap().to_owned();
+        spec.mounts =
+            vec![MountSpec { kind: MountKind::Bind, source, target: "/tmp".into(), read_only: false }];
+        assert_eq!(code(stage.engine.create(&spec).await), "engine-unsupported");
+        assert!(says(&stage, "bubblewrap is switched off").await);
+        assert!(says(&stage, "Memory limits are not enforced").await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sandbox_shows_the_kernels_folder_and_leaves_the_host_alone() {
+    let (stage, dir) = stage(BEST).await;
+    if says(&stage, "bubblewrap").await {
+        println!("skipped: no bubblewrap");
+        return;
+    }
+    let outside = dir.path().to_str().unwrap().to_owned();
+    on(stage, |stage| async move {
+        life::mounts(stage.clone(), None).await;
+        life::mounts(stage.clone(), Some("/tmp/elsewhere")).await;
+        let (code, said) = stage.run(&stage.spec("touch /etc/berth-was-here")).await;
+        assert!(code != Some(0) && said.contains("Read-only file system"), "{code:?} {said}");
+        let (_, said) =
+            stage.run(&stage.spec(&format!("ls {outside}; hostname; echo /proc/[0-9]* | wc -w"))).await;
+        let lines: Vec<&str> = said.lines().rev().collect();
+        assert!(lines[0].trim().parse::<u32>().unwrap() < 6, "only its own processes: {said}");
+        assert_eq!(lines[1], "main1");
+        assert!(said.contains("No such file"), "/tmp is its own: {said}");
+        let (_, said) =
+            stage.run(&stage.spec("echo x >/tmp/x && echo y >/dev/shm/y && cat /tmp/x /dev/shm/y")).await;
+        assert_eq!(said, "x\ny\n");
+
+        let mut spec = stage.spec("true");
+        let source = stage.dir.path().to_str().unwrap().to_owned();
+        spec.mounts =
+            vec![MountSpec { kind: MountKind::Bind, source, target: "/no/target".into(), read_only: false }];
+        let refused = stage.engine.create(&spec).await.unwrap_err().to_string();
+        assert_eq!(refused, "create was refused: the mount target /no/target does not exist on this host");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn limits_hold_where_control_groups_can_be_made() {
+    let (stage, _dir) = stage(BEST).await;
+    if says(&stage, "Memory limits are not enforced").await {
+        println!("skipped: no memory control group");
+        return;
+    }
+    on(stage, life::limits).await;
+}
+
+#[tokio::test]
+async fn a_kernel_is_bound_to_its_cores_without_control_groups_too() {
+    let (stage, _dir) = stage(BARE).await;
+    on(stage, |stage| async move {
+        let mut spec = stage.spec("grep Cpus_allowed_list /proc/self/status");
+        spec.cpuset = vec![0];
+        assert_eq!(stage.run(&spec).await, (Some(0), "Cpus_allowed_list:\t0\n".into()));
+        spec.name = "another".into();
+        spec.cpuset = vec![1000];
+        let id = stage.engine.create(&spec).await.unwrap();
+        assert_eq!(code(stage.engine.start(&id).await), "engine-failed");
+        assert_eq!(stage.engine.inspect(&id).await.unwrap().unwrap().state, ContainerState::Created);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn kernels_live_on_when_the_agent_goes_and_are_found_again() {
+    let (stage, dir) = stage(BEST).await;
+    let path = dir.path().to_owned();
+    on(stage, |stage| async move {
+        let spec = stage.spec("trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done");
+        let id = stage.started(&spec).await;
+        stage.has_said(&id, "up").await;
+
+        let again = open(&path, &BEST).await;
+        let mut events = again.events(stage.instance);
+        assert_eq!(events.recv().await, Some(EngineEvent::Resync));
+        assert_eq!(again.inspect(&id).await.unwrap().unwrap().state, ContainerState::Running);
+        again.stop(&id, std::time::Duration::from_secs(60)).await.unwrap();
+        let end = ContainerState::Exited { code: Some(5), oom_killed: false };
+        assert_eq!(again.wait(&id).await.unwrap(), end);
+        assert!(matches!(next(&mut events).await, EngineEvent::Died { exit_code: Some(5), .. }));
+        assert_eq!(stage.engine.wait(&id).await.unwrap(), end, "both agents agree");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_start_that_was_not_noted_is_found_by_the_supervisors_own_note() {
+    let (stage, dir) = stage(BARE).await;
+    let path = dir.path().to_owned();
+    on(stage, |stage| async move {
+        let id = stage.started(&stage.spec("echo up; while :; do sleep 0.05; done")).await;
+        stage.has_said(&id, "up").await;
+        let folder = path.join("containers").join(id.as_str());
+        std::fs::remove_file(folder.join("start.json")).unwrap();
+        assert_eq!(stage.engine.inspect(&id).await.unwrap().unwrap().state, ContainerState::Running);
+        assert!(folder.join("start.json").exists());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_leaves_an_end_without_code_and_no_process() {
+    for ways in [BARE, BEST] {
+        let (stage, _dir) = stage(ways).await;
+        on(stage, |stage| async move {
+            let marked = "berth-leftover";
+            let id = stage
+                .started(&stage.spec(&format!("echo up; while :; do sleep 0.05; done # {marked}")))
+                .await;
+            stage.has_said(&id, "up").await;
+            let pid = stage.engine.inspect(&id).await.unwrap().unwrap().pid.unwrap();
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            let end = stage.engine.wait(&id).await.unwrap();
+            assert_eq!(end, ContainerState::Exited { code: None, oom_killed: false });
+            stage.engine.remove(&id).await.unwrap();
+            let mark = format!("BERTH_CONTAINER={id}");
+            assert!(!environments().iter().any(|environment| environment.contains(&mark)));
+        })
+        .await;
+    }
+}
+
+/// Environments of the processes that live.
+fn environments() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| std::fs::read(entry.path().join("environ")).ok())
+        .map(|text| String::from_utf8_lossy(&text).into_owned())
+        .collect()
+}
