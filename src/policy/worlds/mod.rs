@@ -1,109 +1,63 @@
 //! The three worlds: questions and answers in the types of `wit/policy.wit`, the checks of each answer,
 //! and the twins (design §6). Pure: no I/O, no clock.
+//!
+//! One file per function of a world. Each implements [`Decision`]:
+//!
+//! * `twin`: the built-in's answer, by the very source file that the shipped guest is built from;
+//! * `check`: whether an answer keeps to what was offered, and its completion: what an answer leaves out
+//!   the built-in decides.
+//!
+//! | function | file | refused by `check` |
+//! |---|---|---|
+//! | `report` | [`report`] | unknown devices, more than a device has, malformed names, silicon counted twice |
+//! | `place` | [`place`] | more than is free, sums that differ from the request, broken quanta, excluded slots together |
+//! | `order` | [`order`] | somebody named twice or not waiting |
+//! | `adjust` | [`adjust`] | edits that are not granted, impossible values, a target or key twice |
 
 use super::bindings::{configuring, reporting, scheduling, types};
 use super::{Decision, Refusal, WorldKind};
 
-/// `report`: what the node offers.
-#[derive(Debug)]
-pub struct Report;
+pub mod adjust;
+pub mod order;
+pub mod place;
+pub mod report;
 
-/// The inventory to report about, and how much may be offered of it.
-#[derive(Debug, Clone)]
-pub struct ReportQuestion {
-    /// As the policy sees it.
-    pub inventory: reporting::Inventory,
+pub use adjust::{Adjust, AdjustQuestion};
+pub use order::{Order, OrderQuestion};
+pub use place::{Place, PlaceQuestion};
+pub use report::{Report, ReportQuestion};
+
+// The logic of the shipped guests. They name the WIT's types through this module's imports.
+#[path = "../../../policies/container-config/src/logic.rs"]
+#[allow(dead_code, reason = "some of it only the guest's settings need")]
+mod container_config;
+#[path = "../../../policies/scheduler/src/logic.rs"]
+#[allow(dead_code, reason = "nobody asks `evict` yet")]
+mod scheduler;
+#[path = "../../../policies/slot-reporter/src/logic.rs"]
+mod slot_reporter;
+
+#[cfg(test)]
+mod tests;
+
+/// Longest text of a policy that is kept: reasons, notes, messages.
+const TEXT_MAX: usize = 1024;
+
+impl From<types::Refusal> for Refusal {
+    fn from(refusal: types::Refusal) -> Self {
+        Self {
+            code: tidy(&refusal.code),
+            message: tidy(&refusal.message),
+            retry_later: refusal.retry_later,
+        }
+    }
 }
 
-impl Decision for Report {
-    const WORLD: WorldKind = WorldKind::SlotReporter;
-    const FUNCTION: &'static str = "report";
-    type Question = ReportQuestion;
-    type Raw = reporting::Offering;
-    /// Complete: families that the policy did not name are in it as the built-in offers them.
-    type Answer = reporting::Offering;
-    fn twin(ctx: &types::Context, question: &ReportQuestion) -> Result<Self::Raw, Refusal> { let _ = (ctx, question); unimplemented!() }
-    fn check(ctx: &types::Context, question: &ReportQuestion, raw: Self::Raw) -> Result<(Self::Answer, Option<String>), String> { let _ = (ctx, question, raw); unimplemented!() }
-}
-
-/// `place`: which devices a kernel gets.
-#[derive(Debug)]
-pub struct Place;
-
-/// A request and what is to be had.
-#[derive(Debug, Clone)]
-pub struct PlaceQuestion {
-    /// The kernel as it was asked for.
-    pub request: types::KernelRequest,
-    /// All devices and slots.
-    pub node: types::Node,
-    /// What is free.
-    pub choice: scheduling::Choice,
-}
-
-impl Decision for Place {
-    const WORLD: WorldKind = WorldKind::Scheduler;
-    const FUNCTION: &'static str = "place";
-    type Question = PlaceQuestion;
-    type Raw = scheduling::Placement;
-    /// Exactly the wanted amount for every wanted slot (`rest` has been placed by the built-in).
-    type Answer = Vec<types::Share>;
-    fn twin(ctx: &types::Context, question: &PlaceQuestion) -> Result<Self::Raw, Refusal> { let _ = (ctx, question); unimplemented!() }
-    fn check(ctx: &types::Context, question: &PlaceQuestion, raw: Self::Raw) -> Result<(Self::Answer, Option<String>), String> { let _ = (ctx, question, raw); unimplemented!() }
-}
-
-/// `order`: who starts next.
-#[derive(Debug)]
-pub struct Order;
-
-/// Who waits and how loaded the node is.
-#[derive(Debug, Clone)]
-pub struct OrderQuestion {
-    /// At most the 64 oldest, oldest first.
-    pub waiting: Vec<types::KernelRequest>,
-    /// All devices and slots.
-    pub node: types::Node,
-    /// How loaded the node is.
-    pub load: scheduling::Load,
-}
-
-impl Decision for Order {
-    const WORLD: WorldKind = WorldKind::Scheduler;
-    const FUNCTION: &'static str = "order";
-    type Question = OrderQuestion;
-    type Raw = Vec<scheduling::Decision>;
-    /// A verdict for each waiting request, once, in the order to start them.
-    type Answer = Vec<scheduling::Decision>;
-    fn twin(ctx: &types::Context, question: &OrderQuestion) -> Result<Self::Raw, Refusal> { let _ = (ctx, question); unimplemented!() }
-    fn check(ctx: &types::Context, question: &OrderQuestion, raw: Self::Raw) -> Result<(Self::Answer, Option<String>), String> { let _ = (ctx, question, raw); unimplemented!() }
-}
-
-/// `adjust`: how a container is configured.
-#[derive(Debug)]
-pub struct Adjust;
-
-/// A container as the agent would make it.
-#[derive(Debug, Clone)]
-pub struct AdjustQuestion {
-    /// The kernel as it was asked for.
-    pub request: types::KernelRequest,
-    /// The kernel's devices only.
-    pub node: types::Node,
-    /// What it got, indices into `node`.
-    pub shares: Vec<types::Share>,
-    /// The container so far.
-    pub plan: configuring::Plan,
-    /// Edits the operator grants, e.g. `set-env`, `add-mount:/data/**` (`[policy.container-config] grants`).
-    pub grants: Vec<String>,
-}
-
-impl Decision for Adjust {
-    const WORLD: WorldKind = WorldKind::ContainerConfig;
-    const FUNCTION: &'static str = "adjust";
-    type Question = AdjustQuestion;
-    type Raw = Vec<configuring::Edit>;
-    /// Checked edits: granted kinds, sane values, no target twice.
-    type Answer = Vec<configuring::Edit>;
-    fn twin(ctx: &types::Context, question: &AdjustQuestion) -> Result<Self::Raw, Refusal> { let _ = (ctx, question); unimplemented!() }
-    fn check(ctx: &types::Context, question: &AdjustQuestion, raw: Self::Raw) -> Result<(Self::Answer, Option<String>), String> { let _ = (ctx, question, raw); unimplemented!() }
+/// A policy's text as one line of bearable length.
+fn tidy(text: &str) -> String {
+    let mut end = text.len().min(TEXT_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,0 +1,181 @@
+//! `report`: what the node offers.
+
+use crate::ids::SlotName;
+
+use super::{Decision, Refusal, WorldKind, reporting, slot_reporter, tidy, types};
+
+/// `report`: what the node offers.
+#[derive(Debug)]
+pub struct Report;
+
+/// The inventory to report about, and how much may be offered of it.
+#[derive(Debug, Clone)]
+pub struct ReportQuestion {
+    /// As the policy sees it.
+    pub inventory: reporting::Inventory,
+}
+
+impl Decision for Report {
+    const WORLD: WorldKind = WorldKind::SlotReporter;
+    const FUNCTION: &'static str = "report";
+    type Question = ReportQuestion;
+    type Raw = reporting::Offering;
+    /// Complete: families that the policy did not name are in it as the built-in offers them; what is
+    /// withheld, failed or unverified is offered by no slot; every amount is above 0 and a multiple of
+    /// its slot's quantum. A slot may be left without offers.
+    type Answer = reporting::Offering;
+
+    fn twin(ctx: &types::Context, question: &ReportQuestion) -> Result<Self::Raw, Refusal> {
+        Ok(slot_reporter::report(ctx, &question.inventory))
+    }
+
+    fn check(
+        _: &types::Context,
+        question: &ReportQuestion,
+        raw: Self::Raw,
+    ) -> Result<(Self::Answer, Option<String>), String> {
+        let inventory = &question.inventory;
+        let (mut available, broken) = slot_reporter::usable(inventory);
+        let mut withheld = Vec::new();
+        for entry in raw.withheld {
+            let capacity = capacity(inventory, entry.device)
+                .ok_or_else(|| format!("withholds device {}, which does not exist", entry.device))?;
+            let rest = &mut available[entry.device as usize];
+            match entry.amount {
+                None => *rest = 0,
+                Some(amount) if amount <= capacity => *rest = rest.saturating_sub(amount),
+                Some(amount) => {
+                    return Err(format!(
+                        "withholds {amount} of device {}, which has {capacity}",
+                        entry.device
+                    ));
+                }
+            }
+            withheld.push(reporting::Withheld { reason: tidy(&entry.reason), ..entry });
+        }
+        let whole: Vec<u32> =
+            withheld.iter().filter(|entry| entry.amount.is_none()).map(|entry| entry.device).collect();
+        withheld.extend(broken.into_iter().filter(|entry| !whole.contains(&entry.device)));
+
+        check_slots(inventory, &raw.slots)?;
+        check_silicon(inventory, &raw.slots)?;
+        let mut slots = raw.slots;
+        for slot in &mut slots {
+            for offer in &mut slot.offers {
+                let amount = offer.amount.min(available[offer.device as usize]);
+                offer.amount = amount / slot.quantum * slot.quantum;
+            }
+            slot.offers.retain(|offer| offer.amount > 0);
+        }
+        let named: Vec<String> = slots.iter().map(|slot| family(&slot.name).to_owned()).collect();
+        let mut seen: Vec<&str> = Vec::new();
+        for model in &inventory.models {
+            if named.contains(&model.family) || seen.contains(&&*model.family) {
+                continue;
+            }
+            seen.push(&model.family);
+            let built_in = slot_reporter::offer_family(inventory, &model.family, 0, &available);
+            slots.extend(built_in.slots);
+            withheld.extend(built_in.withheld);
+        }
+        Ok((reporting::Offering { slots, withheld }, None))
+    }
+}
+
+fn capacity(inventory: &reporting::Inventory, device: u32) -> Option<u64> {
+    model(inventory, device).map(|model| model.capacity)
+}
+
+fn model(inventory: &reporting::Inventory, device: u32) -> Option<&types::DeviceModel> {
+    let device = inventory.devices.get(device as usize)?;
+    inventory.models.get(device.model as usize)
+}
+
+fn family(slot: &str) -> &str {
+    slot.split('.').next().unwrap_or(slot)
+}
+
+/// Each slot by itself: name, quantum, devices, amounts.
+fn check_slots(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer]) -> Result<(), String> {
+    for (index, slot) in slots.iter().enumerate() {
+        let name: SlotName = slot.name.parse().map_err(|error| format!("{error}"))?;
+        if slots[..index].iter().any(|earlier| earlier.name == slot.name) {
+            return Err(format!("offers slot {name} twice"));
+        }
+        if slot.quantum == 0 {
+            return Err(format!("offers slot {name} in steps of nothing"));
+        }
+        let mut total: u64 = 0;
+        let mut taken = vec![false; inventory.devices.len()];
+        for offer in &slot.offers {
+            let device = offer.device;
+            let model = model(inventory, device)
+                .ok_or_else(|| format!("offers device {device} as {name}, which does not exist"))?;
+            if std::mem::replace(&mut taken[device as usize], true) {
+                return Err(format!("offers device {device} twice as {name}"));
+            }
+            if family(&slot.name) != model.family {
+                return Err(format!("offers device {device} as {name}, but its family is {}", model.family));
+            }
+            if (slot.kind == types::SlotKind::Bytes) != (model.kind == types::DeviceKind::Memory) {
+                return Err(format!("offers device {device} as {name} in the wrong unit"));
+            }
+            if offer.amount > model.capacity {
+                return Err(format!(
+                    "offers {} of device {device} as {name}, which has {}",
+                    offer.amount, model.capacity
+                ));
+            }
+            total = total
+                .checked_add(offer.amount)
+                .ok_or_else(|| format!("offers more of {name} than can be counted"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Slots that draw on the same device, or on a device and a part of it, must exclude each other.
+fn check_silicon(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer]) -> Result<(), String> {
+    let mut users: Vec<Vec<usize>> = vec![Vec::new(); inventory.devices.len()];
+    for (index, slot) in slots.iter().enumerate() {
+        for offer in &slot.offers {
+            users[offer.device as usize].push(index);
+        }
+    }
+    let compatible = |one: usize, other: usize| {
+        slots[one].exclusive_group.is_some() && slots[one].exclusive_group == slots[other].exclusive_group
+    };
+    for (device, here) in users.iter().enumerate() {
+        for (position, &one) in here.iter().enumerate() {
+            if let Some(&other) = here[..position].iter().find(|&&other| !compatible(one, other)) {
+                return Err(format!(
+                    "offers device {device} as {} and as {}, which do not exclude each other",
+                    slots[other].name, slots[one].name
+                ));
+            }
+        }
+        // Bounded, should parents form a ring.
+        let mut part = device;
+        for _ in 0..inventory.devices.len() {
+            let parent = inventory.devices[part].parent.map(|parent| parent as usize);
+            let Some(parent) = parent.filter(|parent| *parent < users.len() && *parent != device) else {
+                break;
+            };
+            for &one in here {
+                if let Some(&other) =
+                    users[parent].iter().find(|&&other| other == one || !compatible(one, other))
+                {
+                    return Err(format!(
+                        "offers device {parent} as {} and its part {device} as {}",
+                        slots[other].name, slots[one].name
+                    ));
+                }
+            }
+            if here.is_empty() {
+                break;
+            }
+            part = parent;
+        }
+    }
+    Ok(())
+}
