@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, ConfigError, Overrides};
 use crate::control::{self, Rooms};
-use crate::engine::{self, EngineError, EngineInfo, SharedEngine};
+use crate::engine::{self, Deadlines, EngineError, EngineInfo, Place, SharedEngine};
 use crate::events::Outbox;
 use crate::ids::{Digest, KernelRef};
 use crate::inventory;
@@ -102,7 +102,8 @@ pub fn serve(overrides: Overrides, check: bool) -> Result<(), AgentError> {
 
 /// `--check`: everything that a start would look at, without keeping any of it.
 async fn examine(config: Config) -> Result<(), AgentError> {
-    let engine = engine::connect(config.standalone.engine, &config.standalone.state_dir, &config.kernel_runner.find().map_err(no_runner)?);
+    let runner = config.kernel_runner.find().map_err(no_runner)?;
+    let engine = connect(&config, runner).await?;
     let info = engine.info().await?;
     let policies = start_policies(&config).await?;
     let inventory = inventory::detect();
@@ -149,7 +150,7 @@ async fn live(config: Config) -> Result<(), AgentError> {
         let (named, state_dir) = (config.container.scratch_root.clone(), state_dir.clone());
         blocking(move || Scratch::open(named.as_deref(), &state_dir)).await??
     };
-    let engine: SharedEngine = engine::connect(config.standalone.engine, &state_dir, &runner);
+    let engine = connect(&config, runner.clone()).await?;
     let engine_info = engine.info().await?;
     let policies = start_policies(&config).await?;
     let (route, route_thread) = route::start(route::Config::default())
@@ -157,9 +158,13 @@ async fn live(config: Config) -> Result<(), AgentError> {
     let mut tasks = JoinSet::new();
     let (offers, reporter) = inventory::watch(policies.clone(), Arc::new(inventory::detect())).await;
     tasks.spawn(named("inventory", reporter));
-    let (admission, admission_task) =
-        admission::start(admission::Config { start_limit: config.lifecycle.start_limit }, policies.clone(), offers.clone());
-    tasks.spawn(named("admission", admission_task));
+    let admission = admission::start(
+        admission::Config { start_limit: config.lifecycle.start_limit, ..admission::Config::default() },
+        policies.clone(),
+        offers.clone(),
+    );
+    let ended = admission.clone();
+    tasks.spawn(named("admission", async move { ended.ended().await }));
     let (status_sender, status) = watch::channel(NodeStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         agent: config.agent.id.clone(),
@@ -216,6 +221,16 @@ async fn live(config: Config) -> Result<(), AgentError> {
     route_thread.stop();
     opened.handle.close().await;
     ended
+}
+
+async fn connect(config: &Config, runner: PathBuf) -> Result<SharedEngine, AgentError> {
+    let place = Place {
+        docker_host: std::env::var("DOCKER_HOST").ok(),
+        process_dir: config.standalone.state_dir.join("process"),
+        runner,
+        deadlines: Deadlines::default(),
+    };
+    Ok(engine::connect(config.standalone.engine, place).await?)
 }
 
 async fn start_policies(config: &Config) -> Result<policy::Handle, AgentError> {

@@ -1,19 +1,34 @@
-//! berth: the worker-node agent of a Backend.AI cluster. `docs/ARCHITECTURE.md` has the map.
+//! berth: the worker-node agent of a Backend.AI cluster, whose decisions are WebAssembly policies.
+//!
+//! The map (`docs/ARCHITECTURE.md` has the long form). Every long-running task, what it takes in, what it
+//! puts out, over which channel:
+//!
+//! | task | runs on | takes in | puts out |
+//! |---|---|---|---|
+//! | kernel actor, one per kernel ([`kernel`]) | workers | commands (`mpsc`), reports of the route (`mpsc`), lease count (`watch`) | its view (`watch`), progress (`mpsc`), events ([`events`]), records ([`store`]) |
+//! | admission ([`admission`]) | workers | requests with a reply (`mpsc`, `oneshot`), given-back shares, the offer (`watch`) | shares, start permits |
+//! | inventory ([`inventory`]) | workers | time | the offer (`watch`) |
+//! | reconciler ([`kernel::reconcile`]) | workers | engine events (`mpsc`), time | commands to actors |
+//! | `route-0` ([`route`]) | own OS thread | requests (queue and wake-up), ZeroMQ | output with credit, reports |
+//! | `policy-0..n`, `policy-clock` ([`policy`]) | own OS threads | questions (bounded queue) | checked answers (`oneshot`) |
+//! | `admin` ([`control`]) | own OS thread | HTTP on a unix socket | answers, streams |
+//! | `store` ([`store`]) | own OS thread | writes with a reply (bounded queue) | rows on disk |
+//!
+//! [`agent`] starts and ends them; [`cli`] speaks to a running agent by [`control`] only.
 
 pub mod admission;
-
 pub mod agent;
 pub mod amount;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod engine;
 pub mod events;
 pub mod ids;
 pub mod images;
+pub mod inventory;
 pub mod kernel;
 pub mod policy;
 pub mod route;
 pub mod scratch;
 pub mod store;
-pub mod control;
-pub mod inventory;

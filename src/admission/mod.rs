@@ -34,6 +34,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use question::kernel_request;
 pub use ledger::{Allocation, Share};
 
 use task::{Command, Note, Task};

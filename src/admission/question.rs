@@ -103,7 +103,8 @@ pub(super) fn allocations(
     }
 }
 
-fn kernel_request(request: &Request, offer: &Offer) -> types::KernelRequest {
+/// A request in the words of the WIT, its slots as indices into `offer`'s.
+pub(crate) fn kernel_request(request: &Request, offer: &Offer) -> types::KernelRequest {
     let slot_index = |name: &SlotName| offer.slots.iter().position(|slot| slot.name == *name);
     let wants = request.wants.iter().filter_map(|(name, amount)| {
         // One that waits to start may hold what is no longer offered; there is no index for that.

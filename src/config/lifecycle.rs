@@ -8,7 +8,7 @@ use super::reader::Reader;
 #[derive(Debug, Clone)]
 pub struct LifecycleSection {
     /// `start-limit`: kernels that may start at a time.
-    pub start_limit: usize,
+    pub start_limit: u32,
     /// `ready-timeout-sec`: how long a started container may take until its runner answers.
     pub ready_timeout: Duration,
     /// `stop-grace-sec`: how long a kernel may take to end before it is killed.

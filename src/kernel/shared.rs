@@ -9,6 +9,7 @@ use super::KernelError;
 use crate::engine::{EngineError, EngineInfo, Layout, SharedEngine};
 use crate::events::Outbox;
 use crate::ids::{AgentId, InstanceId};
+use crate::images::ImageError;
 use crate::inventory::Offer;
 use crate::scratch::{Scratch, ScratchError};
 use crate::{admission, policy, route, store};
@@ -106,7 +107,6 @@ impl From<EngineError> for KernelError {
     fn from(error: EngineError) -> Self {
         let hint = match &error {
             EngineError::Unreachable { remedies, .. } => Some(remedies.join("; or ")),
-            EngineError::NoSuchImage(_) => Some("see `berth ps` for kernels and your engine's image list".to_owned()),
             EngineError::WrongArchitecture { wanted, .. } => {
                 Some(format!("use an image built for {wanted}"))
             }
@@ -114,6 +114,12 @@ impl From<EngineError> for KernelError {
             _ => None,
         };
         Self { code: error.code().to_owned(), message: error.to_string(), hint }
+    }
+}
+
+impl From<ImageError> for KernelError {
+    fn from(error: ImageError) -> Self {
+        Self { code: error.code().to_owned(), message: error.to_string(), hint: error.hint() }
     }
 }
 

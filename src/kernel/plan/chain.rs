@@ -24,7 +24,7 @@ pub async fn run(
     allocations: &[Allocation],
 ) -> Result<Vec<DecidedBy>, (Refusal, Vec<DecidedBy>)> {
     let (node, shares) = own_devices(offer, allocations);
-    let request = admission::kernel_request(request, &node);
+    let request = admission::kernel_request(request, offer);
     let mut settled = Settled::new();
     let mut decided = Vec::new();
     for link in 0..policy.chain_len() {
