@@ -43,7 +43,9 @@ impl From<ConfigError> for AgentError {
         let hint = match &error {
             ConfigError::ClusterMember(_) => "leave it out to run standalone",
             ConfigError::Read { .. } => "name another file by --config, or make this one readable",
-            ConfigError::Syntax { .. } | ConfigError::Mistakes(_) => "mend the values and try again; `berth serve --check` tries them",
+            ConfigError::Syntax { .. } | ConfigError::Mistakes(_) => {
+                "mend the values and try again; `berth serve --check` tries them"
+            }
         };
         Self::new(error.to_string(), hint)
     }
@@ -52,9 +54,13 @@ impl From<ConfigError> for AgentError {
 impl From<StoreError> for AgentError {
     fn from(error: StoreError) -> Self {
         let hint = match &error {
-            StoreError::Locked { .. } => "use the running agent, stop it, or give this one another --state-dir",
+            StoreError::Locked { .. } => {
+                "use the running agent, stop it, or give this one another --state-dir"
+            }
             StoreError::Directory { .. } => "name another folder by --state-dir, or mend this one",
-            StoreError::Database(_) | StoreError::Closed => "see whether the disk is full; keep the file and start with another --state-dir",
+            StoreError::Database(_) | StoreError::Closed => {
+                "see whether the disk is full; keep the file and start with another --state-dir"
+            }
         };
         Self::new(error.to_string(), hint)
     }
@@ -108,14 +114,22 @@ async fn examine(config: Config) -> Result<(), AgentError> {
     let policies = start_policies(&config).await?;
     let inventory = inventory::detect();
     let offer = inventory::offer(&policies, Arc::new(inventory)).await;
-    println!("configuration  {}", config.file.as_deref().map_or("defaults".to_owned(), |path| path.display().to_string()));
+    println!(
+        "configuration  {}",
+        config.file.as_deref().map_or("defaults".to_owned(), |path| path.display().to_string())
+    );
     println!("state          {}", config.standalone.state_dir.display());
     println!("engine         {} {} at {}", info.kind.as_str(), info.version, info.endpoint);
     for sentence in &info.not_enforced {
         println!("               not enforced: {sentence}");
     }
     for view in policies.list() {
-        println!("policy         {} {} {}", view.name, view.version, view.digest.map_or("builtin".to_owned(), |d| d.short()));
+        println!(
+            "policy         {} {} {}",
+            view.name,
+            view.version,
+            view.digest.map_or("builtin".to_owned(), |d| d.short())
+        );
     }
     match offer {
         Ok(offer) => {
@@ -153,8 +167,9 @@ async fn live(config: Config) -> Result<(), AgentError> {
     let engine = connect(&config, runner.clone()).await?;
     let engine_info = engine.info().await?;
     let policies = start_policies(&config).await?;
-    let (route, route_thread) = route::start(route::Config::default())
-        .map_err(|error| AgentError::new(error.to_string(), "see `ulimit -n`; the agent needs two sockets per kernel"))?;
+    let (route, route_thread) = route::start(route::Config::default()).map_err(|error| {
+        AgentError::new(error.to_string(), "see `ulimit -n`; the agent needs two sockets per kernel")
+    })?;
     let mut tasks = JoinSet::new();
     let (offers, reporter) = inventory::watch(policies.clone(), Arc::new(inventory::detect())).await;
     tasks.spawn(named("inventory", reporter));
@@ -256,7 +271,8 @@ async fn remove_all(kernels: &Kernels) {
 /// Waits for SIGTERM or SIGINT, or for a task that must not end.
 async fn until_told(tasks: &mut JoinSet<&'static str>) -> Result<(), AgentError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let cannot = |error: std::io::Error| AgentError::new(format!("cannot listen for signals: {error}"), "report this");
+    let cannot =
+        |error: std::io::Error| AgentError::new(format!("cannot listen for signals: {error}"), "report this");
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     // Cancel-safe: signal receivers and JoinSet::join_next.

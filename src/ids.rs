@@ -323,10 +323,7 @@ mod tests {
         check_name("k1", None);
         check_name("my-job_2.x", None);
         check_name("--keep", Some("begins with '-' and would read as a flag"));
-        check_name(
-            "0d9a2d9c-8b5f-4c8e-9d53-8a7d4d5a1f10",
-            Some("is a UUID and would read as a kernel id"),
-        );
+        check_name("0d9a2d9c-8b5f-4c8e-9d53-8a7d4d5a1f10", Some("is a UUID and would read as a kernel id"));
         check_name("", Some("is empty"));
         check_name("a b", Some("may only hold letters, digits and -_."));
         check_name("../x", Some("must begin with a letter or a digit"));

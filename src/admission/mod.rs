@@ -34,8 +34,8 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use question::kernel_request;
 pub use ledger::{Allocation, Share};
+pub(crate) use question::kernel_request;
 
 use task::{Command, Note, Task};
 

@@ -20,13 +20,8 @@ impl AgentSection {
 
 fn default_id() -> AgentId {
     let uname = rustix::system::uname();
-    let host: String = uname
-        .nodename()
-        .to_string_lossy()
-        .chars()
-        .filter(char::is_ascii_graphic)
-        .take(60)
-        .collect();
+    let host: String =
+        uname.nodename().to_string_lossy().chars().filter(char::is_ascii_graphic).take(60).collect();
     let host = if host.is_empty() { "localhost" } else { &host };
     #[expect(clippy::expect_used, reason = "at most 62 printable ASCII characters, never empty")]
     format!("i-{host}").parse().expect("a well-formed agent id")

@@ -28,11 +28,15 @@ impl KernelRunnerSection {
                 Err(format!("[kernel-runner] path {} is no file", path.display()))
             };
         }
-        let program = std::env::current_exe().map_err(|error| format!("cannot tell where berth lies: {error}"))?;
+        let program =
+            std::env::current_exe().map_err(|error| format!("cannot tell where berth lies: {error}"))?;
         let beside = program.parent().unwrap_or(Path::new("/"));
         // Test programs lie one folder deeper than the program itself.
-        let candidates =
-            [beside.join("berth-runner"), beside.join("../libexec/berth/berth-runner"), beside.join("../berth-runner")];
+        let candidates = [
+            beside.join("berth-runner"),
+            beside.join("../libexec/berth/berth-runner"),
+            beside.join("../berth-runner"),
+        ];
         candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
             format!(
                 "berth-runner was not found: looked for {} and {}",

@@ -59,7 +59,9 @@ impl Reader {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let text = match self.find(key)? {
-            Value::Num(_, number) => number.to_i128().map(|n| n.to_string()).or_else(|| number.to_u128().map(|n| n.to_string())),
+            Value::Num(_, number) => {
+                number.to_i128().map(|n| n.to_string()).or_else(|| number.to_u128().map(|n| n.to_string()))
+            }
             _ => None,
         };
         let text = match text {
@@ -104,8 +106,9 @@ impl Reader {
         let mut span = None;
         for part in key.split('.') {
             let table = item.as_table_like()?;
-            let (found, value) =
-                [part.to_owned(), part.replace('-', "_")].into_iter().find_map(|p| Some((p.clone(), table.get(&p)?)))?;
+            let (found, value) = [part.to_owned(), part.replace('-', "_")]
+                .into_iter()
+                .find_map(|p| Some((p.clone(), table.get(&p)?)))?;
             span = table.key(&found).and_then(toml_edit::Key::span).or_else(|| value.span());
             item = value;
         }
@@ -143,7 +146,10 @@ impl Reader {
             if reference::is_known(&key) {
                 without_effect.push(key);
             } else {
-                let nearest = nearest(&key, self.known.iter().map(String::as_str).chain(reference::KEYS.iter().copied()));
+                let nearest = nearest(
+                    &key,
+                    self.known.iter().map(String::as_str).chain(reference::KEYS.iter().copied()),
+                );
                 let hint = nearest.map_or(String::new(), |near| format!("; did you mean {near}?"));
                 self.warnings.push(format!("{}: {key} is not known{hint}", self.place(&key)));
             }

@@ -18,7 +18,10 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines.len(), 4, "{told}");
     assert!(lines.iter().any(|l| l.starts_with("agent.toml:2: agent.id:")), "{told}");
-    assert!(lines.iter().any(|l| l.starts_with("agent.toml:5: lifecycle.start-limit: should be from 1 to 64")), "{told}");
+    assert!(
+        lines.iter().any(|l| l.starts_with("agent.toml:5: lifecycle.start-limit: should be from 1 to 64")),
+        "{told}"
+    );
     assert!(lines.iter().any(|l| l.starts_with("agent.toml:6: lifecycle.lease-sec:")), "{told}");
     assert!(lines.iter().any(|l| l.starts_with("agent.toml:9: container-logs.max-length:")), "{told}");
 }

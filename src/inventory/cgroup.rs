@@ -94,7 +94,8 @@ fn path_of<'a>(membership: &'a str, controller: &str) -> Option<&'a str> {
 fn upwards(mount: &Path, path: Option<&str>) -> Vec<PathBuf> {
     let relative = path.unwrap_or("/").trim_start_matches('/');
     let own = mount.join(relative);
-    let own = if own.is_dir() && !relative.split('/').any(|part| part == "..") { own } else { mount.to_owned() };
+    let own =
+        if own.is_dir() && !relative.split('/').any(|part| part == "..") { own } else { mount.to_owned() };
     own.ancestors().take_while(|dir| dir.starts_with(mount)).map(Path::to_owned).collect()
 }
 
@@ -164,7 +165,10 @@ mod tests {
             ("sys/fs/cgroup/system.slice/berth.service/cpuset.cpus.effective", "2-3\n"),
         ]);
         let limits = Limits::read(dir.path());
-        assert_eq!((limits.version, limits.cpu_millicores, limits.memory_bytes), (Some(2), Some(1500), Some(8 << 30)));
+        assert_eq!(
+            (limits.version, limits.cpu_millicores, limits.memory_bytes),
+            (Some(2), Some(1500), Some(8 << 30))
+        );
         assert_eq!(limits.cpuset, Some(BTreeSet::from([2, 3])));
     }
 
@@ -180,7 +184,10 @@ mod tests {
             ("sys/fs/cgroup/cpuset/cpuset.cpus", "0,2\n"),
         ]);
         let limits = Limits::read(dir.path());
-        assert_eq!((limits.version, limits.cpu_millicores, limits.memory_bytes), (Some(1), Some(2000), Some(1 << 30)));
+        assert_eq!(
+            (limits.version, limits.cpu_millicores, limits.memory_bytes),
+            (Some(1), Some(2000), Some(1 << 30))
+        );
         assert_eq!(limits.cpuset, Some(BTreeSet::from([0, 2])));
     }
 

@@ -110,7 +110,9 @@ fn detect_below(root: &Path, affinity: Vec<u32>) -> Inventory {
         types::DeviceModel {
             kind: types::DeviceKind::Cpu,
             family: "cpu".to_owned(),
-            name: read(root, "proc/cpuinfo").and_then(|text| model_name(&text)).unwrap_or_else(|| "core".to_owned()),
+            name: read(root, "proc/cpuinfo")
+                .and_then(|text| model_name(&text))
+                .unwrap_or_else(|| "core".to_owned()),
             memory_bytes: 0,
             processing_units: 1,
             capacity: amount::ONE,
@@ -167,7 +169,9 @@ fn numa_nodes(root: &Path) -> BTreeMap<u32, u32> {
     let Ok(entries) = std::fs::read_dir(root.join("sys/devices/system/node")) else { return nodes };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(number) = name.to_str().and_then(|name| name.strip_prefix("node")?.parse().ok()) else { continue };
+        let Some(number) = name.to_str().and_then(|name| name.strip_prefix("node")?.parse().ok()) else {
+            continue;
+        };
         let list = std::fs::read_to_string(entry.path().join("cpulist")).ok();
         for core in list.and_then(|text| cgroup::parse_cpu_list(&text)).unwrap_or_default() {
             nodes.insert(core, number);

@@ -203,7 +203,10 @@ impl Actor {
             }
             Command::Remove { done } => {
                 self.remove_waiters.push(done);
-                Some(Input::Remove(Termination { reason: "user-requested".to_owned(), ..Termination::default() }))
+                Some(Input::Remove(Termination {
+                    reason: "user-requested".to_owned(),
+                    ..Termination::default()
+                }))
             }
             Command::Died { exit_code, oom, reason } => {
                 Some(Input::Died(Termination { reason, exit_code, oom, message: None }))
@@ -404,7 +407,8 @@ impl Actor {
                 Box::pin(steps::collect(shared, kernel, container, reason))
             }
             (Step::Remove, image, spec, container) => {
-                let spec = spec.or_else(|| image.map(|image| steps::cleaning_spec(&self.shared, &view, &image)));
+                let spec =
+                    spec.or_else(|| image.map(|image| steps::cleaning_spec(&self.shared, &view, &image)));
                 Box::pin(steps::remove(shared, kernel, container, self.state.has_container, spec))
             }
             (step, ..) => Box::pin(async move {

@@ -15,8 +15,8 @@ use crate::policy::DecidedBy;
 
 mod actor;
 pub mod plan;
-mod record;
 pub mod reconcile;
+mod record;
 mod registry;
 mod shared;
 mod state;

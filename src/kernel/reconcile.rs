@@ -114,9 +114,19 @@ async fn on_event(kernels: &Kernels, event: EngineEvent) -> bool {
     }
 }
 
-fn died(kernels: &Kernels, kernel: KernelId, container: &ContainerId, exit_code: Option<i32>, oom: bool, reason: &str) {
+fn died(
+    kernels: &Kernels,
+    kernel: KernelId,
+    container: &ContainerId,
+    exit_code: Option<i32>,
+    oom: bool,
+    reason: &str,
+) {
     // A last container that only cleans folders carries the kernel's label too.
-    let owns = kernels.list(true).into_iter().any(|view| view.id == kernel && view.container.as_ref() == Some(container));
+    let owns = kernels
+        .list(true)
+        .into_iter()
+        .any(|view| view.id == kernel && view.container.as_ref() == Some(container));
     if owns {
         kernels.tell(kernel, Command::Died { exit_code, oom, reason: reason.to_owned() });
     }
@@ -166,7 +176,8 @@ async fn pass(kernels: &Kernels, orphans: &mut Orphans) -> Result<(), KernelErro
     let present = tokio::task::spawn_blocking(move || scratch.present())
         .await
         .map_err(|error| KernelError::new("internal", error.to_string()))??;
-    let ownerless: BTreeSet<KernelId> = present.into_iter().filter(|kernel| !known.contains(kernel)).collect();
+    let ownerless: BTreeSet<KernelId> =
+        present.into_iter().filter(|kernel| !known.contains(kernel)).collect();
     for kernel in overdue(&mut orphans.folders, ownerless, Instant::now()) {
         warn!(%kernel, "folders without a kernel are removed");
         let scratch = shared.scratch.clone();

@@ -105,8 +105,11 @@ impl Kernels {
         }
         if let Some(other) = entries.values().find(|entry| entry.view.borrow().name == view.name) {
             let other = other.view.borrow();
-            return Err(KernelError::new("name-taken", format!("a kernel of the name {} exists already", view.name))
-                .hint(format!("remove it by `berth rm -f {}`, or choose another name", other.name)));
+            return Err(KernelError::new(
+                "name-taken",
+                format!("a kernel of the name {} exists already", view.name),
+            )
+            .hint(format!("remove it by `berth rm -f {}`, or choose another name", other.name)));
         }
         let (view, views) = watch::channel(view);
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
@@ -132,7 +135,8 @@ impl Kernels {
     /// Every kernel, oldest first; `all`: ended ones too.
     #[must_use]
     pub fn list(&self, all: bool) -> Vec<KernelView> {
-        let mut views: Vec<KernelView> = self.entries().values().map(|entry| entry.view.borrow().clone()).collect();
+        let mut views: Vec<KernelView> =
+            self.entries().values().map(|entry| entry.view.borrow().clone()).collect();
         views.retain(|view| all || !matches!(view.phase, Phase::Collected | Phase::Gone));
         views.sort_by_key(|view| (view.created_at_ms, view.id));
         views
@@ -154,7 +158,8 @@ impl Kernels {
         };
         let found = found.map(|entry| (entry.view.borrow().clone(), entry.commands.clone()));
         found.ok_or_else(|| {
-            KernelError::new("no-such-kernel", format!("there is no kernel {which}")).hint("`berth ps -a` lists all")
+            KernelError::new("no-such-kernel", format!("there is no kernel {which}"))
+                .hint("`berth ps -a` lists all")
         })
     }
 
@@ -162,11 +167,17 @@ impl Kernels {
     ///
     /// # Errors
     /// `no-such-kernel`, or that it went away meanwhile.
-    pub async fn stop(&self, which: &KernelRef, grace: Duration, reason: &str) -> Result<KernelView, KernelError> {
+    pub async fn stop(
+        &self,
+        which: &KernelRef,
+        grace: Duration,
+        reason: &str,
+    ) -> Result<KernelView, KernelError> {
         let (view, commands) = self.find(which)?;
         let (done, answer) = oneshot::channel();
         let command = Command::Stop { grace, reason: reason.to_owned(), done };
-        let went_away = || KernelError::new("no-such-kernel", format!("kernel {} went away meanwhile", view.name));
+        let went_away =
+            || KernelError::new("no-such-kernel", format!("kernel {} went away meanwhile", view.name));
         commands.send(command).await.map_err(|_| went_away())?;
         answer.await.map_err(|_| went_away())?
     }
@@ -218,7 +229,12 @@ impl Kernels {
     ///
     /// # Errors
     /// `no-such-kernel`, `not-running`, `outside-work-folder`, or the system's refusal.
-    pub fn create_file(&self, which: &KernelRef, path: &str, mode: u32) -> Result<std::fs::File, KernelError> {
+    pub fn create_file(
+        &self,
+        which: &KernelRef,
+        path: &str,
+        mode: u32,
+    ) -> Result<std::fs::File, KernelError> {
         let (view, _) = self.find(which)?;
         if view.phase != Phase::Running {
             return Err(KernelError::new("not-running", format!("kernel {} is not running", view.name)));

@@ -86,7 +86,9 @@ impl Shared {
 /// Unix time in milliseconds.
 #[must_use]
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl KernelError {
@@ -107,10 +109,10 @@ impl From<EngineError> for KernelError {
     fn from(error: EngineError) -> Self {
         let hint = match &error {
             EngineError::Unreachable { remedies, .. } => Some(remedies.join("; or ")),
-            EngineError::WrongArchitecture { wanted, .. } => {
-                Some(format!("use an image built for {wanted}"))
+            EngineError::WrongArchitecture { wanted, .. } => Some(format!("use an image built for {wanted}")),
+            EngineError::Deadline { .. } => {
+                Some("see whether the engine is busy or stuck, then try again".to_owned())
             }
-            EngineError::Deadline { .. } => Some("see whether the engine is busy or stuck, then try again".to_owned()),
             _ => None,
         };
         Self { code: error.code().to_owned(), message: error.to_string(), hint }
@@ -159,9 +161,13 @@ impl From<route::RouteError> for KernelError {
     fn from(error: route::RouteError) -> Self {
         use route::RouteError;
         let (code, hint) = match &error {
-            RouteError::NotAttached(_) => ("not-running", Some("`berth ps -a` shows the kernels and their state")),
+            RouteError::NotAttached(_) => {
+                ("not-running", Some("`berth ps -a` shows the kernels and their state"))
+            }
             RouteError::AlreadyAttached(_) => ("link-exists", None),
-            RouteError::Silent { .. } => ("runner-silent", Some("`berth logs` may tell why; `berth stop` ends it")),
+            RouteError::Silent { .. } => {
+                ("runner-silent", Some("`berth logs` may tell why; `berth stop` ends it"))
+            }
             RouteError::Blocked(_) => ("blocked", Some("read the output of that run, or cancel it")),
             RouteError::RunExists(_) => ("run-exists", None),
             RouteError::Busy => ("busy", None),

@@ -127,8 +127,15 @@ impl State {
         container: bool,
         alive: bool,
     ) -> (Self, Vec<Effect>) {
-        let mut state =
-            Self { phase, termination, remove: false, has_container: container, announced: true, ran: false, step: None };
+        let mut state = Self {
+            phase,
+            termination,
+            remove: false,
+            has_container: container,
+            announced: true,
+            ran: false,
+            step: None,
+        };
         state.ran = matches!(phase, Phase::Started | Phase::Running | Phase::Stopping | Phase::Collected);
         let effects = match phase {
             // It had ended; its log is kept until somebody removes it.
@@ -332,7 +339,8 @@ impl State {
 
     /// On to the end: a container that may run is asked to end first.
     fn wind_down(&mut self) -> Vec<Effect> {
-        let may_run = self.has_container && matches!(self.phase, Phase::Created | Phase::Started | Phase::Running);
+        let may_run =
+            self.has_container && matches!(self.phase, Phase::Created | Phase::Started | Phase::Running);
         self.phase = Phase::Stopping;
         self.begin(if may_run { Step::Stop } else { Step::Collect })
     }
@@ -411,12 +419,10 @@ mod tests {
     fn stopping_keeps_the_log_and_removing_leaves_nothing() {
         let mut state = running();
         let effects = state.apply(Input::Stop(why("user-requested")));
-        assert_eq!(settle(&mut state, effects), [
-            Effect::Begin(Step::Stop),
-            Effect::Begin(Step::Collect),
-            Effect::Save,
-            Effect::EmitTerminated
-        ]);
+        assert_eq!(
+            settle(&mut state, effects),
+            [Effect::Begin(Step::Stop), Effect::Begin(Step::Collect), Effect::Save, Effect::EmitTerminated]
+        );
         assert_eq!(state.phase, Phase::Collected);
         let effects = state.apply(Input::Remove(why("user-requested")));
         assert_eq!(settle(&mut state, effects), [Effect::Begin(Step::Remove), Effect::Finish]);
@@ -431,7 +437,10 @@ mod tests {
         assert_eq!(state.apply(Input::Stop(why("cancelled"))), []);
         assert_eq!(state.apply(Input::Done(Step::Create)), [Effect::Begin(Step::Stop)]);
         let seen = settle(&mut state, vec![]);
-        assert!(seen.contains(&Effect::Begin(Step::Remove)) && seen.contains(&Effect::TellFailed), "{seen:?}");
+        assert!(
+            seen.contains(&Effect::Begin(Step::Remove)) && seen.contains(&Effect::TellFailed),
+            "{seen:?}"
+        );
     }
 
     #[test]

@@ -11,9 +11,7 @@ use super::plan::{Inputs, Plan, chain};
 use super::shared::Shared;
 use super::{CreateRequest, KernelError, KernelView};
 use crate::admission::{self, Allocation, Placed, StartPermit};
-use crate::engine::{
-    ContainerSpec, ContainerState, EngineError, LogChunk, LogOptions, MountKind, MountSpec,
-};
+use crate::engine::{ContainerSpec, ContainerState, EngineError, LogChunk, LogOptions, MountKind, MountSpec};
 use crate::ids::{ContainerId, KernelId, KernelName};
 use crate::images;
 use crate::policy::DecidedBy;
@@ -70,7 +68,12 @@ fn failing(reason: &'static str) -> impl Fn(KernelError) -> StepError {
 }
 
 /// What admission is asked.
-pub fn admission_request(request: &CreateRequest, name: &KernelName, image: &ChosenImage, at_ms: u64) -> admission::Request {
+pub fn admission_request(
+    request: &CreateRequest,
+    name: &KernelName,
+    image: &ChosenImage,
+    at_ms: u64,
+) -> admission::Request {
     admission::Request {
         kernel: request.kernel,
         session: request.session,
@@ -86,24 +89,26 @@ pub fn admission_request(request: &CreateRequest, name: &KernelName, image: &Cho
 /// Chooses the image and takes a share.
 pub async fn place(shared: Arc<Shared>, request: CreateRequest, name: KernelName, at_ms: u64) -> StepResult {
     let fail = failing("failed-to-create");
-    let chosen = images::choose(&*shared.engine, request.image.as_deref(), shared.settings.default_image.as_deref())
-        .await
-        .map_err(|error| fail(error.into()))?;
-    let reference = request
-        .image
-        .clone()
-        .or_else(|| chosen.tags.first().cloned())
-        .unwrap_or_else(|| chosen.id.clone());
+    let chosen =
+        images::choose(&*shared.engine, request.image.as_deref(), shared.settings.default_image.as_deref())
+            .await
+            .map_err(|error| fail(error.into()))?;
+    let reference =
+        request.image.clone().or_else(|| chosen.tags.first().cloned()).unwrap_or_else(|| chosen.id.clone());
     let image = ChosenImage { reference, id: chosen.id, labels: chosen.labels };
     let wanted = admission_request(&request, &name, &image, at_ms);
-    let placed = shared.admission.place(wanted, request.wait).await.map_err(|refused| fail(refused.into()))?;
+    let placed =
+        shared.admission.place(wanted, request.wait).await.map_err(|refused| fail(refused.into()))?;
     Ok(Outcome::Placed { image, placed })
 }
 
 /// Waits for a start slot.
 pub async fn await_permit(shared: Arc<Shared>, request: admission::Request) -> StepResult {
-    let (permit, by) =
-        shared.admission.start_permit(request).await.map_err(|refused| failing("failed-to-create")(refused.into()))?;
+    let (permit, by) = shared
+        .admission
+        .start_permit(request)
+        .await
+        .map_err(|refused| failing("failed-to-create")(refused.into()))?;
     Ok(Outcome::Permitted(permit, by))
 }
 
@@ -132,7 +137,10 @@ pub async fn prepare(shared: Arc<Shared>, preparation: Preparation) -> StepResul
     let fail = failing("failed-to-create");
     let offer = shared.offers.borrow().clone();
     let offer = offer.ok_or_else(|| {
-        fail(KernelError::new("not-ready", "the node does not know yet what it offers").hint("try again in a moment"))
+        fail(
+            KernelError::new("not-ready", "the node does not know yet what it offers")
+                .hint("try again in a moment"),
+        )
     })?;
     let folders = shared.scratch.folders(request.kernel);
     let shared_cores: Vec<u32> = offer.cores();
@@ -170,8 +178,11 @@ pub async fn prepare(shared: Arc<Shared>, preparation: Preparation) -> StepResul
         files::write(&folders, &environ, &resource)?;
         for (path, file) in plan.files_on_host() {
             if let Some(dir) = path.parent() {
-                std::fs::create_dir_all(dir)
-                    .map_err(|source| ScratchError::Io { what: "make", path: dir.to_owned(), source })?;
+                std::fs::create_dir_all(dir).map_err(|source| ScratchError::Io {
+                    what: "make",
+                    path: dir.to_owned(),
+                    source,
+                })?;
             }
             files::write_file(&path, file.content.as_bytes())?;
             use std::os::unix::fs::PermissionsExt as _;
@@ -232,7 +243,12 @@ pub async fn stop(shared: Arc<Shared>, container: ContainerId, grace: Duration) 
 }
 
 /// Detaches the route and looks how the container ended.
-pub async fn collect(shared: Arc<Shared>, kernel: KernelId, container: Option<ContainerId>, reason: String) -> StepResult {
+pub async fn collect(
+    shared: Arc<Shared>,
+    kernel: KernelId,
+    container: Option<ContainerId>,
+    reason: String,
+) -> StepResult {
     if let Err(error) = shared.route.detach(kernel, &reason).await {
         tracing::warn!(%kernel, %error, "the kernel's link could not be closed");
     }
@@ -265,13 +281,21 @@ pub async fn remove(
         shared.engine.remove(container).await.map_err(|error| fail(error.into()))?;
     }
     remove_folders(&shared, kernel, spec).await.map_err(&fail)?;
-    shared.store.delete::<super::record::KernelRecord>(&kernel.to_string()).await.map_err(|error| fail(error.into()))?;
+    shared
+        .store
+        .delete::<super::record::KernelRecord>(&kernel.to_string())
+        .await
+        .map_err(|error| fail(error.into()))?;
     Ok(Outcome::Done)
 }
 
 /// Removes the folders; what another uid left in them by the runner inside a last container of the same
 /// image (design §10).
-async fn remove_folders(shared: &Arc<Shared>, kernel: KernelId, spec: Option<ContainerSpec>) -> Result<(), KernelError> {
+async fn remove_folders(
+    shared: &Arc<Shared>,
+    kernel: KernelId,
+    spec: Option<ContainerSpec>,
+) -> Result<(), KernelError> {
     let scratch = shared.scratch.clone();
     let first = blocking(move || scratch.remove(kernel)).await;
     let (Err(error), Some(spec)) = (&first, spec) else { return first };

@@ -50,8 +50,9 @@ pub fn create_file(work: &Path, path: &str, mode: u32, owner: (u32, u32)) -> Res
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(refuse(errno)),
         };
-        let next = rustix::fs::openat2(dir.as_fd(), name, directory | OFlags::RDONLY, Mode::empty(), confined)
-            .map_err(refuse)?;
+        let next =
+            rustix::fs::openat2(dir.as_fd(), name, directory | OFlags::RDONLY, Mode::empty(), confined)
+                .map_err(refuse)?;
         if made {
             give(&next).map_err(refuse)?;
         }
@@ -59,8 +60,9 @@ pub fn create_file(work: &Path, path: &str, mode: u32, owner: (u32, u32)) -> Res
     }
     // NONBLOCK: a FIFO that the kernel put there must not hang the agent.
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = rustix::fs::openat2(dir.as_fd(), file_name, flags, Mode::from_raw_mode(mode & 0o777), confined)
-        .map_err(refuse)?;
+    let file =
+        rustix::fs::openat2(dir.as_fd(), file_name, flags, Mode::from_raw_mode(mode & 0o777), confined)
+            .map_err(refuse)?;
     let stat = rustix::fs::fstat(&file).map_err(refuse)?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
         return Err(outside());

@@ -16,7 +16,10 @@ use super::{Folders, ScratchError, io_error};
 /// container's environment, which carries all of them.
 #[must_use]
 pub fn environ_txt(env: &BTreeMap<String, String>) -> String {
-    env.iter().filter(|(_, value)| !value.contains('\n')).map(|(name, value)| format!("{name}={value}\n")).collect()
+    env.iter()
+        .filter(|(_, value)| !value.contains('\n'))
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect()
 }
 
 /// `resource.txt` without its `CID=` line.
@@ -82,8 +85,7 @@ pub fn write(folders: &Folders, environ: &str, resource: &str) -> Result<(), Scr
 /// When the system refuses.
 pub fn append_container_id(folders: &Folders, container: &str) -> Result<(), ScratchError> {
     let path = folders.config.join("resource.txt");
-    let mut file =
-        fs::OpenOptions::new().append(true).open(&path).map_err(io_error("open", &path))?;
+    let mut file = fs::OpenOptions::new().append(true).open(&path).map_err(io_error("open", &path))?;
     writeln!(file, "CID={container}").map_err(io_error("write", &path))
 }
 

@@ -204,7 +204,9 @@ fn check_root(root: &Path) -> Result<(), ScratchError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(wrong("does not exist", format!("make it: install -d -m 0700 -o {me} {shown}")));
         }
-        Err(error) => return Err(wrong(&format!("cannot be looked at ({error})"), "name another folder".into())),
+        Err(error) => {
+            return Err(wrong(&format!("cannot be looked at ({error})"), "name another folder".into()));
+        }
     };
     if meta.file_type().is_symlink() {
         let target = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
@@ -222,7 +224,8 @@ fn check_root(root: &Path) -> Result<(), ScratchError> {
     if meta.mode() & 0o022 != 0 {
         return Err(wrong("may be written by others", format!("chmod go-w {shown}")));
     }
-    let mount = rustix::fs::statvfs(root).map_err(|errno| wrong(&format!("cannot be looked at ({errno})"), String::new()))?;
+    let mount = rustix::fs::statvfs(root)
+        .map_err(|errno| wrong(&format!("cannot be looked at ({errno})"), String::new()))?;
     if mount.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
         return Err(wrong(
             "lies on a file system mounted noexec, so kernels could not run what they build",

@@ -75,8 +75,11 @@ fn resource_and_environ_files_have_the_references_form() {
         device: device.to_owned(),
         amount,
     };
-    let allocations =
-        [allocation("cpu", "0", 1_000_000), allocation("cpu", "1", 1_000_000), allocation("mem", "root", 4 << 30)];
+    let allocations = [
+        allocation("cpu", "0", 1_000_000),
+        allocation("cpu", "1", 1_000_000),
+        allocation("mem", "root", 4 << 30),
+    ];
     let mounts = [MountSpecForTest::work()];
     assert_eq!(
         files::resource_txt(&mounts, &allocations),

@@ -31,11 +31,14 @@ pub(super) fn refuses_version(error: &Error) -> bool {
 
 /// Whether the engine could not be reached, or went away while it was asked.
 pub(super) fn is_unreachable(error: &Error) -> bool {
-    match error {
-        Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } => true,
-        Error::IOError { .. } | Error::SocketNotFoundError(_) | Error::RequestTimeoutError => true,
-        _ => false,
-    }
+    matches!(
+        error,
+        Error::HyperLegacyError { .. }
+            | Error::HyperResponseError { .. }
+            | Error::IOError { .. }
+            | Error::SocketNotFoundError(_)
+            | Error::RequestTimeoutError
+    )
 }
 
 /// The status the engine answered with, if it answered.

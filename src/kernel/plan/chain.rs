@@ -63,7 +63,9 @@ fn own_devices(offer: &Offer, allocations: &[Allocation]) -> (types::Node, Vec<t
     let mut shares = Vec::new();
     let mut known: Vec<(usize, u32)> = Vec::new();
     for allocation in allocations {
-        let Some(slot) = node.slots.iter().position(|slot| slot.name == allocation.slot.as_str()) else { continue };
+        let Some(slot) = node.slots.iter().position(|slot| slot.name == allocation.slot.as_str()) else {
+            continue;
+        };
         let family = allocation.slot.family();
         let found = offer.inventory.devices.iter().position(|device| {
             device.id == allocation.device

@@ -96,11 +96,7 @@ fn apply_one(plan: &mut Plan, edit: Edit) {
         Edit::RemoveMount(target) => remove_target(plan, &target),
         Edit::AddFile(file) => {
             remove_target(plan, &file.target);
-            plan.files.push(TextFile {
-                target: file.target,
-                content: file.content,
-                mode: file.mode & 0o777,
-            });
+            plan.files.push(TextFile { target: file.target, content: file.content, mode: file.mode & 0o777 });
         }
         Edit::SetLabel((name, value)) => {
             spec.labels.insert(name, value);

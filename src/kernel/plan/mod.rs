@@ -215,10 +215,8 @@ impl Paths {
 fn container_name(image: &str, kernel: KernelId) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     let last = last.split(['@', ':']).next().unwrap_or(last);
-    let clean: String = last
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' })
-        .collect();
+    let clean: String =
+        last.chars().map(|c| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' }).collect();
     format!("kernel.{}.{kernel}", if clean.is_empty() { "image" } else { &clean })
 }
 

@@ -54,8 +54,13 @@ fn a_kernel_without_shares_uses_all_offered_cores_and_the_default_memory() {
 
 #[test]
 fn what_a_kernel_holds_is_what_its_container_gets() {
-    let held = [allocation("cpu", "3", 1_000_000), allocation("cpu", "1", 1_000_000), allocation("mem", "root", 64 << 20)];
-    let spec = plan_with(&held, Layout::Container, &[("ai.backend.envs.corecount", "OMP_NUM_THREADS, X")]).render();
+    let held = [
+        allocation("cpu", "3", 1_000_000),
+        allocation("cpu", "1", 1_000_000),
+        allocation("mem", "root", 64 << 20),
+    ];
+    let spec =
+        plan_with(&held, Layout::Container, &[("ai.backend.envs.corecount", "OMP_NUM_THREADS, X")]).render();
     assert_eq!(spec.cpuset, [1, 3]);
     assert_eq!(spec.memory_limit, Some(64 << 20));
     assert_eq!((spec.env["OMP_NUM_THREADS"].as_str(), spec.env["X"].as_str()), ("2", "2"));
@@ -88,7 +93,8 @@ fn later_edits_of_one_policy_win_and_contradictions_of_two_are_named() {
 #[test]
 fn added_files_are_written_on_the_host_and_mounted_read_only() {
     let mut plan = plan_with(&[], Layout::Container, &[]);
-    let file = configuring::TextFile { target: "/etc/pip.conf".into(), content: "[global]".into(), mode: 0o100_644 };
+    let file =
+        configuring::TextFile { target: "/etc/pip.conf".into(), content: "[global]".into(), mode: 0o100_644 };
     apply(&mut plan, &mut Settled::new(), "p", vec![Edit::AddFile(file)]).unwrap();
     let mounts = plan.render().mounts;
     let mount = mounts.iter().find(|m| m.target == "/etc/pip.conf").unwrap();
@@ -111,7 +117,10 @@ fn edits_replace_what_they_name() {
     apply(&mut plan, &mut Settled::new(), "p", edits).unwrap();
     let spec = plan.render();
     assert!(!spec.env.contains_key("A"));
-    assert_eq!((spec.cap_add, spec.cap_drop), (vec!["IPC_LOCK".to_owned(), "SYS_PTRACE".into()], vec!["SYS_NICE".to_owned()]));
+    assert_eq!(
+        (spec.cap_add, spec.cap_drop),
+        (vec!["IPC_LOCK".to_owned(), "SYS_PTRACE".into()], vec!["SYS_NICE".to_owned()])
+    );
     assert_eq!(spec.ulimits.iter().filter(|l| l.name == "nofile").count(), 1);
     assert_eq!((spec.pids_limit, spec.shm_size), (Some(512), Some(1 << 20)));
     assert_eq!(spec.extra_hosts, ["db:10.0.0.1"]);

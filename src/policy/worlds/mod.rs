@@ -45,11 +45,7 @@ const TEXT_MAX: usize = 1024;
 
 impl From<types::Refusal> for Refusal {
     fn from(refusal: types::Refusal) -> Self {
-        Self {
-            code: tidy(&refusal.code),
-            message: tidy(&refusal.message),
-            retry_later: refusal.retry_later,
-        }
+        Self { code: tidy(&refusal.code), message: tidy(&refusal.message), retry_later: refusal.retry_later }
     }
 }
 
