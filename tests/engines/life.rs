@@ -18,7 +18,7 @@ pub async fn whole(stage: Arc<Stage>) {
         .spec("trap 'echo bye; exit 3' TERM; echo \"$GREETING $0\"; echo up; while :; do sleep 0.05; done");
     let id = engine.create(&spec).await.unwrap();
     let made = engine.inspect(&id).await.unwrap().unwrap();
-    assert_eq!((made.state, made.pid), (ContainerState::Created, None));
+    assert_eq!((&made.state, made.pid), (&ContainerState::Created, None));
     assert_eq!((made.name.as_str(), made.kernel()), (spec.name.as_str(), Some(spec.kernel)));
     assert_eq!(made.labels.get("ai.berth.instance"), Some(&stage.instance.to_string()));
     assert_eq!(code(engine.create(&spec).await), "container-name-taken");

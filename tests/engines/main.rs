@@ -4,6 +4,8 @@
 //! bubblewrap and control groups. What is made here carries an instance label of its own and is removed
 //! again, also when a test fails.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod docker;
 mod life;
 mod process;

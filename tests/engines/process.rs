@@ -1,5 +1,4 @@
-//! On processes of this host: by the runner that was built beside this test, or by a stand-in of a few
-//! lines that keeps the supervisor's contract.
+//! On processes of this host, by the runner that was built beside this test.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,37 +10,6 @@ use berth::engine::{ContainerState, Deadlines, Engine, EngineEvent, MountKind, M
 use crate::life;
 use crate::support::{Stage, built_runner, code, next, on};
 
-/// Keeps the contract of `berth-runner supervise`.
-const STAND_IN: &str = r#"#!/bin/sh
-[ "$1" = supervise ] || exit 64
-shift
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --exit-file) exit_file=$2; shift 2;;
-    --log-file) log_file=$2; shift 2;;
-    --pid-file) echo $$ >"$2"; shift 2;;
-    --log-max|--rlimit) shift 2;;
-    --) shift; break;;
-    *) exit 64;;
-  esac
-done
-trap '[ -n "$child" ] && kill -TERM "$child"' TERM
-trap 'kill -KILL -- "-$child"' QUIT
-set -m
-"$@" >>"$log_file" 2>&1 &
-child=$!
-set +m
-while :; do
-  wait "$child"
-  code=$?
-  kill -0 "$child" 2>/dev/null || break
-done
-kill -KILL -- "-$child" 2>/dev/null
-[ "$code" -gt 128 ] && words="\"exit_code\": null, \"signal\": $((code - 128))" || words="\"exit_code\": $code, \"signal\": null"
-echo "{$words, \"oom\": false, \"ended_at_ms\": 1}" >"$exit_file.new"
-mv "$exit_file.new" "$exit_file"
-"#;
-
 struct Ways {
     sandbox: Sandbox,
     cgroups: Cgroups,
@@ -50,19 +18,10 @@ struct Ways {
 const BARE: Ways = Ways { sandbox: Sandbox::Off, cgroups: Cgroups::Off };
 const BEST: Ways = Ways { sandbox: Sandbox::Auto, cgroups: Cgroups::Auto };
 
-fn runner(dir: &Path) -> PathBuf {
-    built_runner().unwrap_or_else(|| {
-        let path = dir.join("stand-in");
-        std::fs::write(&path, STAND_IN).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    })
-}
-
-async fn open(dir: &Path, ways: &Ways) -> Process {
+async fn open(dir: &Path, runner: &Path, ways: &Ways) -> Process {
     let settings = Settings {
         dir: dir.join("containers"),
-        runner: runner(dir),
+        runner: runner.to_owned(),
         sandbox: ways.sandbox,
         cgroups: ways.cgroups,
         deadlines: Deadlines::default(),
@@ -70,11 +29,16 @@ async fn open(dir: &Path, ways: &Ways) -> Process {
     Process::open(settings).await.unwrap()
 }
 
-/// The stage, and the folder of the engine, which must live as long.
-async fn stage(ways: Ways) -> (Stage, tempfile::TempDir) {
+/// The stage, and the folder of the engine, which must live as long; none, and a word about it, where
+/// no runner was built.
+async fn stage(ways: Ways) -> Option<(Stage, tempfile::TempDir, PathBuf)> {
+    let Some(runner) = built_runner() else {
+        println!("skipped: no runner beside this test (cargo build -p berth-runner)");
+        return None;
+    };
     let dir = tempfile::tempdir().unwrap();
-    let engine = open(dir.path(), &ways).await;
-    (Stage::new(Arc::new(engine), HOST_IMAGE), dir)
+    let engine = open(dir.path(), &runner, &ways).await;
+    Some((Stage::new(Arc::new(engine), HOST_IMAGE), dir, runner))
 }
 
 async fn says(stage: &Stage, text: &str) -> bool {
@@ -83,37 +47,37 @@ async fn says(stage: &Stage, text: &str) -> bool {
 
 #[tokio::test]
 async fn processes_lead_a_life_in_a_sandbox() {
-    let (stage, _dir) = stage(BEST).await;
+    let Some((stage, _dir, _)) = stage(BEST).await else { return };
     on(stage, life::whole).await;
 }
 
 #[tokio::test]
 async fn processes_lead_a_life_without_a_sandbox() {
-    let (stage, _dir) = stage(BARE).await;
+    let Some((stage, _dir, _)) = stage(BARE).await else { return };
     on(stage, life::whole).await;
 }
 
 #[tokio::test]
 async fn processes_end_in_a_sandbox() {
-    let (stage, _dir) = stage(BEST).await;
+    let Some((stage, _dir, _)) = stage(BEST).await else { return };
     on(stage, life::ends).await;
 }
 
 #[tokio::test]
 async fn processes_end_without_a_sandbox() {
-    let (stage, _dir) = stage(BARE).await;
+    let Some((stage, _dir, _)) = stage(BARE).await else { return };
     on(stage, life::ends).await;
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_told() {
-    let (stage, _dir) = stage(BEST).await;
+    let Some((stage, _dir, _)) = stage(BEST).await else { return };
     on(stage, life::strangers).await;
 }
 
 #[tokio::test]
 async fn a_folder_is_seen_in_its_own_place_without_a_sandbox_and_elsewhere_is_refused() {
-    let (stage, _dir) = stage(BARE).await;
+    let Some((stage, _dir, _)) = stage(BARE).await else { return };
     on(stage, |stage| async move {
         life::mounts(stage.clone(), None).await;
         let mut spec = stage.spec("true");
@@ -129,7 +93,7 @@ async fn a_folder_is_seen_in_its_own_place_without_a_sandbox_and_elsewhere_is_re
 
 #[tokio::test]
 async fn a_sandbox_shows_the_kernels_folder_and_leaves_the_host_alone() {
-    let (stage, dir) = stage(BEST).await;
+    let Some((stage, dir, _)) = stage(BEST).await else { return };
     if says(&stage, "bubblewrap").await {
         println!("skipped: no bubblewrap");
         return;
@@ -161,8 +125,39 @@ async fn a_sandbox_shows_the_kernels_folder_and_leaves_the_host_alone() {
 }
 
 #[tokio::test]
+async fn a_kernel_of_another_user_reaches_its_folder_below_a_private_one() {
+    let Some((mut stage, _dir, _)) = stage(BEST).await else { return };
+    if says(&stage, "bubblewrap").await || !rustix::process::geteuid().is_root() {
+        println!("skipped: no bubblewrap, or not root");
+        return;
+    }
+    // Not below /tmp, which is another one in there.
+    stage.dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::fs::set_permissions(stage.dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    on(stage, |stage| async move {
+        let work = stage.dir.path().join("state/work");
+        std::fs::create_dir_all(&work).unwrap();
+        std::fs::write(stage.dir.path().join("state/secret"), "").unwrap();
+        std::fs::set_permissions(&work, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let source = work.to_str().unwrap().to_owned();
+        let mut spec =
+            stage.spec("setpriv --reuid 65534 --regid 65534 --clear-groups sh -c 'test -e ../secret || echo alone; echo x >made'");
+        spec.working_dir.clone_from(&source);
+        spec.mounts = vec![MountSpec {
+            kind: MountKind::Bind,
+            source: source.clone(),
+            target: source,
+            read_only: false,
+        }];
+        assert_eq!(stage.run(&spec).await, (Some(0), "alone\n".into()));
+        assert!(work.join("made").exists());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn limits_hold_where_control_groups_can_be_made() {
-    let (stage, _dir) = stage(BEST).await;
+    let Some((stage, _dir, _)) = stage(BEST).await else { return };
     if says(&stage, "Memory limits are not enforced").await {
         println!("skipped: no memory control group");
         return;
@@ -172,7 +167,7 @@ async fn limits_hold_where_control_groups_can_be_made() {
 
 #[tokio::test]
 async fn a_kernel_is_bound_to_its_cores_without_control_groups_too() {
-    let (stage, _dir) = stage(BARE).await;
+    let Some((stage, _dir, _)) = stage(BARE).await else { return };
     on(stage, |stage| async move {
         let mut spec = stage.spec("grep Cpus_allowed_list /proc/self/status");
         spec.cpuset = vec![0];
@@ -188,14 +183,14 @@ async fn a_kernel_is_bound_to_its_cores_without_control_groups_too() {
 
 #[tokio::test]
 async fn kernels_live_on_when_the_agent_goes_and_are_found_again() {
-    let (stage, dir) = stage(BEST).await;
+    let Some((stage, dir, runner)) = stage(BEST).await else { return };
     let path = dir.path().to_owned();
     on(stage, |stage| async move {
         let spec = stage.spec("trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done");
         let id = stage.started(&spec).await;
         stage.has_said(&id, "up").await;
 
-        let again = open(&path, &BEST).await;
+        let again = open(&path, &runner, &BEST).await;
         let mut events = again.events(stage.instance);
         assert_eq!(events.recv().await, Some(EngineEvent::Resync));
         assert_eq!(again.inspect(&id).await.unwrap().unwrap().state, ContainerState::Running);
@@ -210,7 +205,7 @@ async fn kernels_live_on_when_the_agent_goes_and_are_found_again() {
 
 #[tokio::test]
 async fn a_start_that_was_not_noted_is_found_by_the_supervisors_own_note() {
-    let (stage, dir) = stage(BARE).await;
+    let Some((stage, dir, _)) = stage(BARE).await else { return };
     let path = dir.path().to_owned();
     on(stage, |stage| async move {
         let id = stage.started(&stage.spec("echo up; while :; do sleep 0.05; done")).await;
@@ -226,7 +221,7 @@ async fn a_start_that_was_not_noted_is_found_by_the_supervisors_own_note() {
 #[tokio::test]
 async fn a_killed_supervisor_leaves_an_end_without_code_and_no_process() {
     for ways in [BARE, BEST] {
-        let (stage, _dir) = stage(ways).await;
+        let Some((stage, _dir, _)) = stage(ways).await else { return };
         on(stage, |stage| async move {
             let marked = "berth-leftover";
             let id = stage

@@ -234,8 +234,8 @@ fn locked_version(lock: &Path, package: &str) -> Result<String> {
     }
     let text = fs::read_to_string(lock).with_context(|| format!("cannot read {}", lock.display()))?;
     let lock: Lock = toml::from_str(&text)?;
-    let mut versions = lock.package.into_iter().filter(|entry| entry.name == package).map(|entry| entry.version);
-    versions.next_back().with_context(|| format!("{package} is in no lock file"))
+    let mut versions = lock.package.into_iter().filter(|entry| entry.name == package);
+    versions.next_back().map(|entry| entry.version).with_context(|| format!("{package} is in no lock file"))
 }
 
 fn write(root: &Path, made: &Build, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> {

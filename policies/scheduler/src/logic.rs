@@ -9,7 +9,7 @@
 
 use super::scheduling::{Choice, Decision, Eviction, Placement, Pressure, RunningKernel, Strategy, Verdict};
 use super::types::{
-    Context, DeviceKind, KernelRequest, Node, Refusal, SessionKind, SettingValue, Share, Slot, SlotKind,
+    Context, DeviceKind, Health, KernelRequest, Node, Refusal, SessionKind, SettingValue, Share, Slot, SlotKind,
 };
 
 /// Micro-units of one whole device.
@@ -163,10 +163,8 @@ impl Search<'_> {
         let groups = self.groups(index, quantum, avoid);
         let free = groups.iter().fold(0_u64, |sum, group| sum.saturating_add(group.total));
         if free < amount {
-            let offered = self.choice.stock.iter().filter(|stock| stock.slot == index);
-            let offered = offered.fold(0_u64, |sum, stock| sum.saturating_add(stock.offered));
             let message = [&*tell(slot, amount), " asked, ", &count(slot, free), " free"].concat();
-            return Err(refusal("not-enough-free", message, offered >= amount));
+            return Err(refusal("not-enough-free", message, self.ever(index, slot) >= amount));
         }
         let whole = slot.kind == SlotKind::Count && !self.request.may_fragment && amount <= size;
         let mut chosen = if whole || slot.kind == SlotKind::Unique {
@@ -180,6 +178,25 @@ impl Search<'_> {
         let share =
             |candidate: Candidate| Share { device: candidate.device, slot: index, amount: candidate.free };
         Ok(chosen.into_iter().map(share).collect())
+    }
+
+    /// What there would be if nobody held anything. Devices of which nothing is free are not in the stock.
+    fn ever(&self, index: u32, slot: &Slot) -> u64 {
+        let stock = self.choice.stock.iter().filter(|stock| stock.slot == index);
+        let listed = stock.clone().fold(0_u64, |sum, stock| sum.saturating_add(stock.offered));
+        let family = slot.name.split('.').next();
+        let mut all = listed;
+        for (number, device) in self.node.devices.iter().enumerate() {
+            let Some(model) = self.node.models.get(device.model as usize) else { continue };
+            if device.in_use > 0
+                && family == Some(&model.family)
+                && matches!(device.health, Health::Healthy | Health::Degraded)
+                && !stock.clone().any(|stock| stock.device as usize == number)
+            {
+                all = all.saturating_add(model.capacity);
+            }
+        }
+        all
     }
 
     /// Who has something free, by NUMA node.
