@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use peer::{Agent, Kernel, Run, is_alive, runner, wait_until};
 
+mod image;
 mod peer;
 mod python;
 
@@ -307,6 +308,13 @@ fn the_supervisor_tells_how_its_command_ended_and_leaves_nothing() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(exit(), (serde_json::Value::Null, 15.into()));
+
+    // At once, also what will not end.
+    let mut child = supervise(&["sh", "-c", "trap '' TERM; echo ready; sleep 1000"]);
+    wait_until("it ignores SIGTERM", || fs::read_to_string(path("log")).unwrap().ends_with("ready\n"));
+    kill_process(Pid::from_child(&child), Signal::QUIT).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(exit(), (serde_json::Value::Null, 9.into()));
 
     assert!(supervise(&["no-such-program"]).wait().unwrap().success());
     assert_eq!(exit(), (127.into(), serde_json::Value::Null));
