@@ -126,22 +126,27 @@ pub fn signal(pid: Pid, signal: Signal) {
     let _gone = rustix::process::kill_process(pid, signal);
 }
 
-/// All living processes below this one. As pid 1: everything else in this process namespace.
+/// All living processes below this one, parents before their children, so that a shell that is killed
+/// does not first see its child die. As pid 1: everything else in this process namespace.
 fn descendants() -> Vec<Pid> {
     let own = rustix::process::getpid();
     let processes = living();
     if own == Pid::INIT {
         return processes.into_iter().map(|(pid, _)| pid).filter(|pid| *pid != own).collect();
     }
-    let mut below = HashSet::from([own]);
-    let mut grown = true;
-    while grown {
-        grown = false;
+    let mut known = HashSet::from([own]);
+    let mut below = Vec::new();
+    loop {
+        let before = below.len();
         for (pid, parent) in &processes {
-            grown |= parent.is_some_and(|parent| below.contains(&parent)) && below.insert(*pid);
+            if parent.is_some_and(|parent| known.contains(&parent)) && known.insert(*pid) {
+                below.push(*pid);
+            }
+        }
+        if below.len() == before {
+            return below;
         }
     }
-    below.into_iter().filter(|pid| *pid != own).collect()
 }
 
 /// Every process that is no zombie, with its parent.

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use peer::{Agent, Kernel, Run, is_alive, runner, wait_until};
 
+mod image;
 mod peer;
 mod python;
 
@@ -184,7 +185,8 @@ fn without_an_agent_the_task_waits_and_nothing_is_lost() {
 #[test]
 fn an_interrupt_reaches_the_whole_group_and_one_that_comes_early_is_kept() {
     let (_kernel, agent) = Kernel::start();
-    agent.send("exec", "echo go; sleep 1000; echo never");
+    // From a child of the shell: one without a child yet may keep a SIGINT to itself (dash does).
+    agent.send("exec", "(echo go; exec sleep 1000); echo never");
     let mut run = Run::default();
     agent.until(&mut run, "go\n");
     agent.send("interrupt", "");
@@ -306,6 +308,13 @@ fn the_supervisor_tells_how_its_command_ended_and_leaves_nothing() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
     assert_eq!(exit(), (serde_json::Value::Null, 15.into()));
+
+    // At once, also what will not end.
+    let mut child = supervise(&["sh", "-c", "trap '' TERM; echo ready; sleep 1000"]);
+    wait_until("it ignores SIGTERM", || fs::read_to_string(path("log")).unwrap().ends_with("ready\n"));
+    kill_process(Pid::from_child(&child), Signal::QUIT).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(exit(), (serde_json::Value::Null, 9.into()));
 
     assert!(supervise(&["no-such-program"]).wait().unwrap().success());
     assert_eq!(exit(), (127.into(), serde_json::Value::Null));
