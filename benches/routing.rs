@@ -4,7 +4,7 @@
 //! The route is the one that `serve` uses, with its default limits; the runner is a thread with two
 //! libzmq sockets. Only the ratio to the other two means anything on a shared machine.
 
-#![expect(clippy::unwrap_used, missing_docs, reason = "a bench may panic, and criterion's macro has no docs")]
+#![expect(clippy::unwrap_used, reason = "a bench may panic, and criterion's macro has no docs")]
 
 use std::path::Path;
 use std::thread::JoinHandle;

@@ -9,7 +9,8 @@
 
 use super::scheduling::{Choice, Decision, Eviction, Placement, Pressure, RunningKernel, Strategy, Verdict};
 use super::types::{
-    Context, DeviceKind, Health, KernelRequest, Node, Refusal, SessionKind, SettingValue, Share, Slot, SlotKind,
+    Context, DeviceKind, Health, KernelRequest, Node, Refusal, SessionKind, SettingValue, Share, Slot,
+    SlotKind,
 };
 
 /// Micro-units of one whole device.

@@ -1,8 +1,8 @@
 //! Containers of a Docker Engine.
 //!
-//! [`Docker`] holds an address and what was agreed on with the engine there ([`client`]); the rest is
-//! translation: a spec to a request ([`request`]), an answer to a view ([`view`]), an error to ours
-//! ([`error`]). The one task is the watcher of events ([`events`]).
+//! [`Docker`] holds an address and what was agreed on with the engine there (`client`); the rest is
+//! translation: a spec to a request (`request`), an answer to a view (`view`), an error to ours
+//! (`error`). The one task is the watcher of events (`events`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

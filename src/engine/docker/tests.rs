@@ -7,6 +7,10 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 
+/// One event, after which the peer closes the connection.
+const DIED: &str = r#"{"Type":"container","Action":"die","Actor":{"ID":"abc","Attributes":{"exitCode":"3","ai.backend.kernel-id":"0d9a2d9c-8b5f-4c8e-9d53-8a7d4d5a1f10"}}}
+"#;
+
 /// An engine of API version 1.`minor` that refuses every other version, and knows no container.
 struct Peer {
     _dir: tempfile::TempDir,
@@ -72,6 +76,8 @@ async fn answer(mut stream: UnixStream, minor: u32, asked: Arc<Mutex<Vec<String>
             (200, format!(r#"{{"ApiVersion":"1.{minor}","Version":"{minor}.0","Arch":"amd64"}}"#))
         }
         (_, "containers/json") => (200, "[]".to_owned()),
+        (_, "_ping") => (200, "OK".to_owned()),
+        (_, "events") => (200, DIED.to_owned()),
         (_, "containers/slow/json") => return std::future::pending().await,
         _ => (404, r#"{"message":"No such container: x"}"#.to_owned()),
     };
@@ -143,4 +149,17 @@ async fn an_engine_that_is_not_there_is_told_with_remedies() {
         Err(EngineError::Unreachable { problem, .. }) => assert_eq!(problem, "nothing listens there"),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn events_go_on_after_a_lost_connection_with_a_look_at_everything() {
+    let peer = Peer::start(41);
+    let docker = peer.connect().await;
+    let mut events = docker.events(InstanceId::random());
+    for _ in 0..2 {
+        assert_eq!(events.recv().await, Some(EngineEvent::Resync));
+        assert!(matches!(events.recv().await, Some(EngineEvent::Died { exit_code: Some(3), .. })));
+    }
+    let asked = peer.asked();
+    assert_eq!(asked.iter().filter(|path| *path == "/v1.41/events").count(), 2);
 }

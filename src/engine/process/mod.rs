@@ -1,14 +1,14 @@
 //! Kernels as processes of this host, for where there is no container engine.
 //!
-//! A "container" is a folder ([`folder`]). Starting one starts the runner's supervisor in a session of
-//! its own ([`launch`]), which outlives the agent and writes down how the kernel ended; between it and
-//! the kernel stands bubblewrap where that works ([`sandbox`]), and around both stand control groups
-//! where they can be made ([`cgroup`]). What is not isolated or enforced is said ([`Engine::info`]).
+//! A "container" is a folder (`folder`). Starting one starts the runner's supervisor in a session of
+//! its own (`launch`), which outlives the agent and writes down how the kernel ended; between it and
+//! the kernel stands bubblewrap where that works (`sandbox`), and around both stand control groups
+//! where they can be made (`cgroup`). What is not isolated or enforced is said ([`Engine::info`]).
 //!
 //! ```text
 //! agent -(thread "reaper")-> berth-runner supervise -> [bwrap -> its init ->] berth-runner kernel
 //! ```
-//! Tasks: a watcher for each receiver of events ([`watch`]), and blocking calls for files.
+//! Tasks: a watcher for each receiver of events (`watch`), and blocking calls for files.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -315,12 +315,8 @@ impl Inner {
     async fn remove(&self, container: &Container) -> Result<(), EngineError> {
         if let Some(start) = container.start().map_err(failed("remove"))? {
             self.kill(&start).await.map_err(failed("remove"))?;
-            // A supervisor that was itself killed leaves its kernel behind.
-            let marker = format!("{}={}", launch::MARK, container.id);
-            let left =
-                blocking("remove", self.deadlines.remove, move || Ok(identity::kill_marked(&marker))).await?;
-            if left > 0 {
-                tracing::warn!(container = %container.id, left, "processes without a supervisor were killed");
+            if !container.exit_file().exists() {
+                self.kill_leftovers(container).await?;
             }
         }
         let limits = container.limits().map_err(failed("remove"))?;
@@ -336,6 +332,22 @@ impl Inner {
         // Who waits for it to be started waits in vain.
         self.starts.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// A supervisor that was itself killed leaves its kernel behind. Returns when none of it lives.
+    async fn kill_leftovers(&self, container: &Container) -> Result<(), EngineError> {
+        let marker = format!("{}={}", launch::MARK, container.id);
+        loop {
+            let marker = marker.clone();
+            let look = move || Ok(identity::kill_marked(&marker));
+            let left = blocking("remove", self.deadlines.remove, look).await?;
+            if left == 0 {
+                return Ok(());
+            }
+            tracing::warn!(container = %container.id, left, "processes without a supervisor were killed");
+            // What is being killed may have made another just before.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn not_enforced(&self) -> Vec<String> {

@@ -3,7 +3,9 @@
 //! Whether it works depends on the kernel, on AppArmor and on where the agent itself runs, so it is
 //! tried, once.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -48,6 +50,12 @@ impl Bubblewrap {
     pub(super) fn words(&self, spec: &ContainerSpec) -> Vec<OsString> {
         let mut words = vec![self.program.clone().into_os_string()];
         words.extend(frame(spec.shm_size));
+        // A root agent's kernels run as another user, which may not pass through private folders.
+        if rustix::process::geteuid().is_root() {
+            for dir in covers(spec, is_open) {
+                words.extend(["--perms".into(), "0755".into(), "--tmpfs".into(), dir.into_os_string()]);
+            }
+        }
         // The program may lie in a folder that was just covered.
         if let Some(program) = spec.entrypoint.first().filter(|program| program.starts_with('/')) {
             words.extend(["--ro-bind", program, program].map(OsString::from));
@@ -87,6 +95,25 @@ fn bind(mount: &MountSpec) -> Vec<String> {
             [how, &mount.source, &mount.target].map(str::to_owned).into()
         }
     }
+}
+
+/// The topmost folders on the way to what the kernel was given that others may not pass through. They
+/// are covered by empty ones, in which only what was given is seen.
+fn covers(spec: &ContainerSpec, is_open: impl Fn(&Path) -> bool) -> BTreeSet<PathBuf> {
+    let given = spec.mounts.iter().map(|mount| &mount.target).chain(spec.entrypoint.first());
+    given
+        .map(Path::new)
+        .filter(|path| path.is_absolute() && !SCRATCH.iter().any(|dir| path.starts_with(dir)))
+        .filter_map(|path| {
+            let above: Vec<_> = path.ancestors().skip(1).filter(|dir| dir.parent().is_some()).collect();
+            above.into_iter().rev().find(|dir| !is_open(dir)).map(Path::to_owned)
+        })
+        .collect()
+}
+
+fn is_open(dir: &Path) -> bool {
+    // What is not there cannot be in the way.
+    std::fs::metadata(dir).map_or(true, |metadata| metadata.permissions().mode() & 0o001 != 0)
 }
 
 /// Refuses mounts that this engine cannot give.
