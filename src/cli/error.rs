@@ -83,6 +83,8 @@ fn tell(who: &str, line: &str) {
 
 impl From<ErrorBody> for CliError {
     fn from(error: ErrorBody) -> Self {
-        Self { code: error.code, message: error.message, hint: error.hint }
+        // The code is what scripts and reports can rely on, so it is shown beside the sentence.
+        let message = format!("{} ({})", error.message, error.code);
+        Self { code: error.code, message, hint: error.hint }
     }
 }
