@@ -173,7 +173,9 @@ impl Finished {
     /// # Errors
     /// When it is not a JSON object, or the exit code is not a number.
     pub fn decode(payload: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(payload)
+        // By way of an object: a derived struct would also be read from a list.
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(payload)?;
+        Self::deserialize(serde_json::Value::Object(object))
     }
 }
 
