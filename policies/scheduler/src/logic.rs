@@ -8,9 +8,10 @@
 //! The parent module has the types of the WIT as `scheduling` and `types`.
 
 use super::scheduling::{Choice, Decision, Eviction, Placement, Pressure, RunningKernel, Strategy, Verdict};
-use super::types::{Context, DeviceKind, Health, KernelRequest, Node, Refusal};
-use super::types::{SessionKind, SettingValue};
-use super::types::{Share, Slot, SlotKind};
+use super::types::{
+    Context, DeviceKind, Health, KernelRequest, Node, Refusal, SessionKind, SettingValue, Share, Slot,
+    SlotKind,
+};
 
 /// Micro-units of one whole device.
 const ONE: u64 = 1_000_000;
