@@ -91,7 +91,7 @@ as_user() {
     MADE_PREFIX=$(mktemp -d /opt/berth-acceptance.XXXXXX 2>/dev/null || mktemp -d "$HOME/berth-acceptance.XXXXXX")
     chmod 755 "$MADE_PREFIX"
     install -D -m 755 "$BERTH_BINARY" "$MADE_PREFIX/bin/berth"
-    install -D -m 755 "$(dirname "$BERTH_BINARY")/berth-runner" "$MADE_PREFIX/libexec/berth/berth-runner"
+    install -D -m 755 "$(dirname "$BERTH_BINARY")/../libexec/berth/berth-runner" "$MADE_PREFIX/libexec/berth/berth-runner"
     install -D -m 644 -t "$MADE_PREFIX/scripts" "$REPO"/scripts/lib.sh
     install -D -m 755 -t "$MADE_PREFIX/scripts" "$REPO"/scripts/acceptance.sh
     install -D -m 644 -t "$MADE_PREFIX/scripts/acceptance" "$TOOLS"/*

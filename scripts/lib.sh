@@ -193,7 +193,9 @@ build_berth() {
         free_kib=$(df -Pk "$CARGO_TARGET_DIR" | awk 'NR == 2 { print $4 }')
         [ "$free_kib" -gt 6000000 ] || say "note: only $((free_kib / 1024)) MiB are free there; the build needs about 6 GiB"
     fi
-    cargo xtask build
+    # Not by `cargo xtask`, which would first compile what it needs with features of its own.
+    cargo build --workspace --bin berth --bin xtask
+    "$CARGO_TARGET_DIR/debug/xtask" build
     [ -x "$(berth_binary)" ] || fail "cargo xtask build made no $(berth_binary)" "cargo xtask build"
 }
 

@@ -43,6 +43,11 @@ pub const STDIN_WINDOW: usize = 256 * 1024;
 /// Largest console payload the runner sends in one message.
 pub const CHUNK_MAX: usize = 64 * 1024;
 
+/// Largest payload of any message to the agent by the sockets in the link directory; the agent hangs up on
+/// one that sends more. Small, so that many messages may wait in a socket while a kernel that means harm
+/// still fills no memory.
+pub const MESSAGE_MAX: usize = 1024 * 1024;
+
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$doc])*

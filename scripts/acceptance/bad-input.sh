@@ -113,7 +113,7 @@ bad_permission() {
     mkdir -p "$dir/home"
     if is_root; then
         # Root may use every socket: as nobody, with copies that nobody can read.
-        cp "$BERTH_BINARY" "$(dirname "$BERTH_BINARY")/berth-runner" "$dir/" 2>/dev/null
+        cp "$BERTH_BINARY" "$(dirname "$BERTH_BINARY")/../libexec/berth/berth-runner" "$dir/"
         chown -R 65534:65534 "$dir/home"
         as=(setpriv --reuid 65534 --regid 65534 --clear-groups)
         BERTH_BINARY=$dir/berth refuses_permission "$dir" "${as[@]}"

@@ -59,7 +59,11 @@ impl CliError {
         if self.code == "broken-pipe" {
             return BROKEN_PIPE;
         }
-        say(&self.message);
+        match self.code.as_str() {
+            "failed" | "usage" => say(&self.message),
+            // The code is what scripts and reports can rely on, so it is shown beside the sentence.
+            code => say(&format!("{} ({code})", self.message)),
+        }
         if let Some(hint) = &self.hint {
             tell("hint", hint);
         }
@@ -83,8 +87,6 @@ fn tell(who: &str, line: &str) {
 
 impl From<ErrorBody> for CliError {
     fn from(error: ErrorBody) -> Self {
-        // The code is what scripts and reports can rely on, so it is shown beside the sentence.
-        let message = format!("{} ({})", error.message, error.code);
-        Self { code: error.code, message, hint: error.hint }
+        Self { code: error.code, message: error.message, hint: error.hint }
     }
 }

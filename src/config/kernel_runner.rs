@@ -7,7 +7,7 @@ use super::reader::Reader;
 /// `[kernel-runner]`
 #[derive(Debug, Clone)]
 pub struct KernelRunnerSection {
-    /// `path`; none: beside this program, or in `../libexec/berth` (design §5).
+    /// `path`; none: in `../libexec/berth`, else beside this program (design §5).
     pub path: Option<PathBuf>,
 }
 
@@ -31,12 +31,8 @@ impl KernelRunnerSection {
         let program =
             std::env::current_exe().map_err(|error| format!("cannot tell where berth lies: {error}"))?;
         let beside = program.parent().unwrap_or(Path::new("/"));
-        // Test programs lie one folder deeper than the program itself.
-        let candidates = [
-            beside.join("berth-runner"),
-            beside.join("../libexec/berth/berth-runner"),
-            beside.join("../berth-runner"),
-        ];
+        // In this order: cargo may have put one beside `berth` that needs a dynamic loader.
+        let candidates = [beside.join("../libexec/berth/berth-runner"), beside.join("berth-runner")];
         candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
             format!(
                 "berth-runner was not found: looked for {} and {}",

@@ -21,10 +21,10 @@ use super::RouteError;
 use super::inbox::Inbox;
 use crate::ids::KernelId;
 
-/// Messages that libzmq may hold of one kernel; with [`MAX_MESSAGE_BYTES`] at most 64 MiB (design §3).
-const PULL_MESSAGES: i32 = 4;
-/// Largest frame a kernel may send (design §3).
-const MAX_MESSAGE_BYTES: i64 = 16 << 20;
+/// Messages that libzmq may hold of one kernel; with [`berth_link::MESSAGE_MAX`] at most 64 MiB (design
+/// §3). With only a few each hand-over between libzmq's thread and ours would carry two records
+/// (`docs/performance.md`).
+const PULL_MESSAGES: i32 = 64;
 /// Received frames up to this size lie in libzmq's 8 KiB read buffer, which the whole buffer stays for:
 /// they are copied, so that a record of 60 bytes does not hold 8 KiB.
 const COPY_UP_TO: usize = 8 << 10;
@@ -158,8 +158,8 @@ impl Pair {
         let open = |kind, listener, name| -> Result<Socket, zmq::Error> {
             let mut socket = context.socket(kind)?;
             socket.set_linger(0)?;
-            socket.set_maxmsgsize(MAX_MESSAGE_BYTES)?;
             if kind == SocketType::PULL {
+                socket.set_maxmsgsize(i64::try_from(berth_link::MESSAGE_MAX).unwrap_or(i64::MAX))?;
                 socket.set_rcvhwm(PULL_MESSAGES)?;
             }
             adopt(&mut socket, listener, &path_in(&dir, name))?;

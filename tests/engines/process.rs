@@ -33,7 +33,7 @@ async fn open(dir: &Path, runner: &Path, ways: &Ways) -> Process {
 /// no runner was built.
 async fn stage(ways: Ways) -> Option<(Stage, tempfile::TempDir, PathBuf)> {
     let Some(runner) = built_runner() else {
-        println!("skipped: no runner beside this test (cargo build -p berth-runner)");
+        println!("skipped: no static runner (cargo xtask build)");
         return None;
     };
     let dir = tempfile::tempdir().unwrap();

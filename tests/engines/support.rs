@@ -166,10 +166,11 @@ pub fn command(program: &str, words: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
-/// The runner that was built beside this test, when it can supervise yet.
+/// The static runner, when it was built.
 pub fn built_runner() -> Option<PathBuf> {
     let test = std::env::current_exe().ok()?;
-    let runner = test.parent()?.parent()?.join("berth-runner");
+    // This test lies in `<target>/<profile>/deps`.
+    let runner = test.ancestors().nth(3)?.join("libexec/berth/berth-runner");
     let output = std::process::Command::new(&runner).arg("supervise").output().ok()?;
     // Without words it must refuse.
     (!output.status.success()).then_some(runner)

@@ -12,12 +12,13 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Far beyond anything that works, on a machine that is busy with other things.
 const PATIENCE_MS: i32 = 60_000;
 
-/// The runner beside this test; built when it is not there.
+/// The static runner; built when it is not there.
 pub fn runner() -> &'static Path {
     static RUNNER: OnceLock<PathBuf> = OnceLock::new();
     RUNNER.get_or_init(|| {
         let own = std::env::current_exe().unwrap();
-        let runner = own.parent().and_then(Path::parent).unwrap().join("berth-runner");
+        // This test lies in `<target>/<profile>/deps`.
+        let runner = own.ancestors().nth(3).unwrap().join("libexec/berth/berth-runner");
         if !runner.exists() {
             let status = Command::new(env!("CARGO"))
                 .args(["xtask", "build", "--runner-only"])

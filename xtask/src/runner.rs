@@ -1,8 +1,11 @@
-//! `cargo xtask build`: the runner as one static executable beside `berth`.
+//! `cargo xtask build`: the runner as one static executable, where `berth` looks for it first.
 //!
 //! `crt-static` is given on the command line for the runner alone: in `.cargo/config.toml` it would hit
 //! everything, and with the system's libzmq not link (design §5). That the result needs no dynamic
 //! loader is checked, since a runner that does works here and fails in other images.
+//!
+//! It goes to `<target>/libexec/berth/`, as a package would install it beside `bin/`: plain `cargo build`
+//! and `cargo test` put a dynamic one beside `berth` whenever they like.
 
 use std::env;
 use std::fs;
@@ -30,7 +33,9 @@ pub fn run(words: &[String]) -> Result<()> {
     println!("{}: static, {} KiB", runner.display(), fs::metadata(&runner)?.len() / 1024);
     if !runner_only {
         let mut command = cargo();
-        command.args(["build", "--package", "berth", "--bin", "berth"]);
+        // Of the whole workspace, as `cargo test` has it: with one package's features alone wasmtime would
+        // be compiled once more for the tests.
+        command.args(["build", "--workspace", "--bin", "berth"]);
         if release {
             command.arg("--release");
         }
@@ -60,14 +65,14 @@ fn build_runner(release: bool) -> Result<PathBuf> {
     let dynamic = needs_loader(&bytes).with_context(|| format!("{} is no ELF file", built.display()))?;
     ensure!(!dynamic, "{} needs a dynamic loader: crt-static had no effect", built.display());
 
-    let directory = target.join(profile);
+    let directory = target.join("libexec/berth");
     fs::create_dir_all(&directory)?;
-    let beside = directory.join(RUNNER);
+    let installed = directory.join(RUNNER);
     // By renaming: one that runs now can be replaced, but not written to.
     let new = directory.join(format!("{RUNNER}.{}", std::process::id()));
     fs::copy(&built, &new).with_context(|| format!("could not write {}", new.display()))?;
-    fs::rename(&new, &beside).with_context(|| format!("could not replace {}", beside.display()))?;
-    Ok(beside)
+    fs::rename(&new, &installed).with_context(|| format!("could not replace {}", installed.display()))?;
+    Ok(installed)
 }
 
 fn cargo() -> Command {

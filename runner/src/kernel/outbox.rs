@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use berth_link::{CHUNK_MAX, Finished, LastTask, MessageType, Op, PROTOCOL, Status};
+use berth_link::{CHUNK_MAX, Finished, LastTask, MESSAGE_MAX, MessageType, Op, PROTOCOL, Status};
 use rustix::event::{EventfdFlags, eventfd};
 
 /// Console output that may wait for the agent, messages' own cost included.
@@ -103,9 +103,14 @@ impl Outbox {
         true
     }
 
-    /// Queues a reply; there is always room.
+    /// Queues a reply; there is always room. One that the agent would hang up on ([`MESSAGE_MAX`]) counts as
+    /// dropped.
     pub fn reply(&self, kind: MessageType, payload: impl Into<Vec<u8>>) {
-        self.state().queue.push_back(Message { kind, payload: payload.into() });
+        let payload = payload.into();
+        if payload.len() > MESSAGE_MAX {
+            return self.dropped(payload.len());
+        }
+        self.state().queue.push_back(Message { kind, payload });
         self.wake();
     }
 

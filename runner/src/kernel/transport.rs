@@ -324,7 +324,7 @@ mod tests {
 
         let outbox = Arc::new(Outbox::new(0.0, "test".into()).unwrap());
         // Larger than any socket buffer, so that it breaks in the middle.
-        let large = vec![7u8; 4 << 20];
+        let large = vec![7u8; berth_link::MESSAGE_MAX];
         outbox.reply(MessageType::Media, large.clone());
         outbox.reply(MessageType::Log, "next");
         let sender = Arc::clone(&outbox);

@@ -65,7 +65,7 @@ async fn a_creation_tells_its_steps_and_its_failure() {
     let mut notes = Vec::new();
     let error =
         agent.create(&body(), |phase, note| notes.push((phase, note.map(str::to_owned)))).await.unwrap_err();
-    assert_eq!((error.code.as_str(), error.message.as_str()), ("x", "no (x)"));
+    assert_eq!((error.code.as_str(), error.message.as_str()), ("x", "no"));
     assert_eq!(notes, [(Phase::Waiting, Some("2 cores asked, 1 free".to_owned()))]);
 }
 
