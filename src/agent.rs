@@ -202,7 +202,7 @@ async fn live(config: Config) -> Result<(), AgentError> {
         admission: admission.clone(),
         policy: policies.clone(),
         store: opened.handle.clone(),
-        outbox: Outbox::default(),
+        outbox: Outbox::open(opened.handle.clone()).await?,
         scratch,
         offers: offers.clone(),
         runner,

@@ -1,11 +1,16 @@
-//! Lifecycle events: one ordered stream, readers with cursors (design §2). In memory for now.
+//! Lifecycle events: one ordered, durable stream, readers with cursors (design §2, §8).
 //!
-//! An [`Outbox`] is written by the kernel actors; whoever wants to know what happened (`berth events`,
-//! the manager, the journal) holds a [`Reader`] with a cursor of its own. The newest events are
-//! retained, by default [`RETAINED`] of them: a reader that falls behind further is told how many it
-//! missed and goes on with the oldest that is left. No reader can hold the writer up.
+//! An [`Outbox`] is written by the kernel actors, in the transaction that saves the change an event tells
+//! of ([`Outbox::commit`]): after any kill a change and its event are both on disk or neither is, so none
+//! is told twice. Whoever wants to know what happened (`berth events`, the manager) holds a [`Reader`] with
+//! a cursor of its own; a named cursor is kept on disk ([`Outbox::acknowledge`]).
+//!
+//! An event is shown to readers when it is on disk, in the order of the stream. The newest events are
+//! retained, by default [`RETAINED`] of them: a reader that falls behind further is told how many it missed
+//! and goes on with the oldest that is left. No reader can hold the writer up. When the disk fails, events
+//! are shown all the same, and go to disk with the next transaction that succeeds.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::ids::{KernelId, SessionId};
+use crate::store::{self, Changes, Record, StoreError};
 
 /// How many events are retained for readers that are behind.
 pub const RETAINED: usize = 4096;
@@ -67,6 +73,7 @@ pub struct Outbox {
     stream: Arc<Mutex<Stream>>,
     /// Number of the newest event. Readers hold only its receiver, so they see the last outbox go.
     newest: Arc<watch::Sender<u64>>,
+    store: store::Handle,
 }
 
 /// A cursor on the stream.
@@ -80,57 +87,207 @@ pub struct Reader {
 
 #[derive(Debug)]
 struct Stream {
-    /// The newest events, oldest first, numbered without gaps.
+    /// The newest events that readers may see, oldest first, numbered without gaps.
     events: VecDeque<Event>,
     retained: usize,
     next_seq: u64,
+    /// On their way to disk.
+    pending: BTreeMap<u64, Event>,
+    /// Shown, and not on disk because it failed: they go with the next transaction.
+    unsaved: BTreeMap<u64, Event>,
+    /// On disk and no longer retained: deleted with the next transaction.
+    expired: Vec<u64>,
+    /// Named cursors: the event each reads next.
+    cursors: BTreeMap<String, u64>,
 }
 
-impl Default for Outbox {
-    fn default() -> Self {
-        Self::new()
+/// A named reader's place, on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Cursor {
+    name: String,
+    next: u64,
+}
+
+impl Record for Event {
+    const TABLE: &'static str = "events";
+    const VERSION: u32 = 1;
+
+    fn upgrade(version: u32, _value: serde_json::Value) -> Result<Self, String> {
+        Err(format!("version {version} never existed"))
     }
+
+    fn key(&self) -> String {
+        key(self.seq)
+    }
+}
+
+impl Record for Cursor {
+    const TABLE: &'static str = "cursors";
+    const VERSION: u32 = 1;
+
+    fn upgrade(version: u32, _value: serde_json::Value) -> Result<Self, String> {
+        Err(format!("version {version} never existed"))
+    }
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// Sorts as the numbers do.
+fn key(seq: u64) -> String {
+    format!("{seq:020}")
 }
 
 impl Outbox {
-    /// An empty stream that retains [`RETAINED`] events.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::with_retention(RETAINED)
+    /// The stream as it is on disk, which retains [`RETAINED`] events.
+    ///
+    /// # Errors
+    /// When the store cannot be read. Damaged events are set aside and logged.
+    pub async fn open(store: store::Handle) -> Result<Self, StoreError> {
+        Self::with_retention(store, RETAINED).await
     }
 
-    /// An empty stream that retains so many events, at least one.
-    #[must_use]
-    pub fn with_retention(retained: usize) -> Self {
-        let stream = Stream { events: VecDeque::new(), retained: retained.max(1), next_seq: 1 };
-        Self { stream: Arc::new(Mutex::new(stream)), newest: Arc::new(watch::Sender::new(0)) }
-    }
-
-    /// Appends an event, stamped with the time of now, and returns its place in the stream.
-    pub fn emit(&self, kernel: KernelId, session: SessionId, kind: EventKind) -> u64 {
-        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
-        let mut stream = lock(&self.stream);
-        let seq = stream.next_seq;
-        stream.next_seq += 1;
-        if stream.events.len() == stream.retained {
-            stream.events.pop_front();
+    async fn with_retention(store: store::Handle, retained: usize) -> Result<Self, StoreError> {
+        let (events, mut aside) = store.load::<Event>().await?;
+        let (cursors, others) = store.load::<Cursor>().await?;
+        aside.extend(others);
+        for row in aside {
+            tracing::warn!(table = row.table, key = row.key, "a row was set aside: {}", row.problem);
         }
-        stream.events.push_back(Event { seq, at_ms, kernel, session, kind });
+        let mut stream = Stream {
+            events: VecDeque::new(),
+            retained: retained.max(1),
+            next_seq: 1,
+            pending: BTreeMap::new(),
+            unsaved: BTreeMap::new(),
+            expired: Vec::new(),
+            cursors: cursors.into_iter().map(|cursor| (cursor.name, cursor.next)).collect(),
+        };
+        for event in events {
+            // A gap (an event that was set aside) would break the arithmetic of cursors: what is before it
+            // counts as no longer retained.
+            if event.seq != stream.next_seq {
+                stream.expired.extend(stream.events.drain(..).map(|event| event.seq));
+            }
+            stream.next_seq = event.seq + 1;
+            stream.show(event);
+        }
+        let newest = watch::Sender::new(stream.next_seq - 1);
+        Ok(Self { stream: Arc::new(Mutex::new(stream)), newest: Arc::new(newest), store })
+    }
+
+    /// Makes `changes` and appends the events that tell of them, in one transaction. When it returns both
+    /// are on disk and the events, stamped with the time of now, are shown to readers.
+    ///
+    /// # Errors
+    /// When the store failed. The events are shown all the same; what `changes` hold may be lost.
+    pub async fn commit(
+        &self,
+        mut changes: Changes,
+        events: impl IntoIterator<Item = (KernelId, SessionId, EventKind)> + Send,
+    ) -> Result<(), StoreError> {
+        let mut own = None;
+        let committed = self
+            .store
+            .commit(|| {
+                let mut stream = lock(&self.stream);
+                let (first, unsaved) = stream.enter(events, &mut changes);
+                own = Some((first, stream.next_seq, unsaved));
+                changes
+            })
+            .await;
+        let Some((first, end, unsaved)) = own else { return committed };
+        let mut stream = lock(&self.stream);
+        if committed.is_ok() {
+            stream.unsaved.retain(|seq, _| !unsaved.contains(seq));
+        } else {
+            let failed: Vec<Event> = stream.pending.range(first..end).map(|(_, event)| event.clone()).collect();
+            stream.unsaved.extend(failed.into_iter().map(|event| (event.seq, event)));
+        }
+        // The store commits in the order of the queue: whatever was queued before this is decided too.
+        let later = stream.pending.split_off(&end);
+        for event in std::mem::replace(&mut stream.pending, later).into_values() {
+            stream.show(event);
+        }
         // Still under the lock: the number that readers wait for never goes backwards.
-        self.newest.send_replace(seq);
-        seq
+        let shown = stream.events.back().map_or(0, |event| event.seq);
+        self.newest.send_if_modified(|newest| std::mem::replace(newest, shown.max(*newest)) < shown);
+        committed
     }
 
     /// A reader whose first event is number `from`, or, without it, the next that is written. A number
-    /// that has not been given yet (a cursor of an earlier agent process) means the next one too.
+    /// that has not been given yet means the next one too.
     #[must_use]
     pub fn subscribe(&self, from: Option<u64>) -> Reader {
         let stream = lock(&self.stream);
-        let next = stream.next_seq;
+        let next = stream.events.back().map_or(1, |event| event.seq + 1);
         let cursor = from.map_or(next, |from| from.clamp(1, next));
         drop(stream);
         Reader { stream: Arc::clone(&self.stream), newest: self.newest.subscribe(), cursor }
+    }
+
+    /// Where the reader of that name goes on; none when it has never acknowledged anything.
+    #[must_use]
+    pub fn cursor(&self, name: &str) -> Option<u64> {
+        lock(&self.stream).cursors.get(name).copied()
+    }
+
+    /// Notes on disk that the reader of that name has seen everything before `next`. It never goes back.
+    ///
+    /// # Errors
+    /// When the store failed.
+    pub async fn acknowledge(&self, name: &str, next: u64) -> Result<(), StoreError> {
+        let mut changes = Changes::default();
+        {
+            let mut stream = lock(&self.stream);
+            let place = stream.cursors.entry(name.to_owned()).or_insert(1);
+            if *place >= next {
+                return Ok(());
+            }
+            *place = next;
+        }
+        changes.put(&Cursor { name: name.to_owned(), next })?;
+        self.store.commit(|| changes).await
+    }
+}
+
+impl Stream {
+    /// Numbers events and adds them, and what else has to be done on disk, to a transaction that is being
+    /// queued. Returns the number of the first, and which older ones go with it.
+    fn enter(
+        &mut self,
+        events: impl IntoIterator<Item = (KernelId, SessionId, EventKind)>,
+        changes: &mut Changes,
+    ) -> (u64, Vec<u64>) {
+        let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
+        let first = self.next_seq;
+        for (kernel, session, kind) in events {
+            let event = Event { seq: self.next_seq, at_ms, kernel, session, kind };
+            self.next_seq += 1;
+            // Plain fields: it has a JSON form.
+            let _ = changes.put(&event);
+            self.pending.insert(event.seq, event);
+        }
+        for event in self.unsaved.values() {
+            let _ = changes.put(event);
+        }
+        for seq in self.expired.drain(..) {
+            changes.delete::<Event>(key(seq));
+        }
+        (first, self.unsaved.keys().copied().collect())
+    }
+
+    /// Lets readers see an event.
+    fn show(&mut self, event: Event) {
+        if self.events.len() == self.retained
+            && let Some(oldest) = self.events.pop_front()
+        {
+            self.unsaved.remove(&oldest.seq);
+            self.expired.push(oldest.seq);
+        }
+        self.events.push_back(event);
     }
 }
 
@@ -171,9 +328,16 @@ mod tests {
 
     use super::*;
 
-    fn emit(outbox: &Outbox, count: usize) -> Vec<u64> {
+    async fn open(dir: &tempfile::TempDir, retained: usize) -> Outbox {
+        let opened = store::open(dir.path()).unwrap();
+        Outbox::with_retention(opened.handle, retained).await.unwrap()
+    }
+
+    async fn emit(outbox: &Outbox, count: usize) {
         let (kernel, session) = (KernelId::random(), SessionId::random());
-        (0..count).map(|_| outbox.emit(kernel, session, EventKind::KernelStarted)).collect()
+        for _ in 0..count {
+            outbox.commit(Changes::default(), [(kernel, session, EventKind::KernelStarted)]).await.unwrap();
+        }
     }
 
     async fn seqs(reader: &mut Reader, count: usize) -> Vec<u64> {
@@ -188,49 +352,79 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_reader_sees_every_event_in_order() {
-        let outbox = Outbox::new();
+    async fn every_reader_sees_every_event_in_order_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = open(&dir, RETAINED).await;
         let mut early = outbox.subscribe(None);
-        assert_eq!(emit(&outbox, 3), [1, 2, 3]);
+        emit(&outbox, 3).await;
         let mut late = outbox.subscribe(None);
         let mut from_two = outbox.subscribe(Some(2));
-        assert_eq!(emit(&outbox.clone(), 1), [4]);
+        emit(&outbox.clone(), 1).await;
         assert_eq!(seqs(&mut early, 4).await, [1, 2, 3, 4]);
         assert_eq!(seqs(&mut late, 1).await, [4]);
         assert_eq!(seqs(&mut from_two, 3).await, [2, 3, 4]);
         assert_eq!(from_two.cursor(), 5);
+        outbox.acknowledge("one", 3).await.unwrap();
+        outbox.acknowledge("one", 2).await.unwrap();
+        outbox.store.close().await;
+
+        let outbox = open(&dir, RETAINED).await;
+        emit(&outbox, 1).await;
+        assert_eq!(outbox.cursor("one"), Some(3));
+        assert_eq!(outbox.cursor("two"), None);
+        assert_eq!(seqs(&mut outbox.subscribe(outbox.cursor("one")), 3).await, [3, 4, 5]);
     }
 
     #[tokio::test]
     async fn a_slow_reader_is_told_how_much_it_missed_and_holds_nobody_up() {
-        let outbox = Outbox::with_retention(4);
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = open(&dir, 4).await;
         let mut slow = outbox.subscribe(Some(1));
-        emit(&outbox, 10);
+        emit(&outbox, 10).await;
         assert_eq!(slow.next().await, Some(Next::Lost(6)));
         assert_eq!(seqs(&mut slow, 4).await, [7, 8, 9, 10]);
         assert_eq!(slow.next().now_or_never(), None, "nothing more yet");
+        // On disk there are no more than that either, but for the last transaction's.
+        let (rows, _) = outbox.store.load::<Event>().await.unwrap();
+        assert_eq!(rows.iter().map(|event| event.seq).collect::<Vec<_>>(), [6, 7, 8, 9, 10]);
     }
 
     #[tokio::test]
     async fn a_waiting_reader_wakes_for_an_event_and_at_the_end() {
-        let outbox = Outbox::new();
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = open(&dir, RETAINED).await;
         let mut reader = outbox.subscribe(Some(99));
         let reading = tokio::spawn(async move { (seqs(&mut reader, 1).await, reader.next().await) });
-        emit(&outbox, 1);
+        emit(&outbox, 1).await;
         drop(outbox);
         assert_eq!(reading.await.unwrap(), (vec![1], None));
     }
 
-    #[tokio::test]
-    async fn writers_on_many_threads_never_leave_a_gap() {
-        let outbox = Outbox::new();
+    #[tokio::test(flavor = "multi_thread")]
+    async fn writers_at_once_leave_no_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = open(&dir, RETAINED).await;
         let mut reader = outbox.subscribe(None);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| emit(&outbox, 250));
-            }
+        let writers = (0..4).map(|_| {
+            let outbox = outbox.clone();
+            tokio::spawn(async move { emit(&outbox, 50).await })
         });
-        assert_eq!(seqs(&mut reader, 1000).await, (1..=1000).collect::<Vec<u64>>());
+        futures_util::future::join_all(writers).await;
+        assert_eq!(seqs(&mut reader, 200).await, (1..=200).collect::<Vec<u64>>());
+        let (rows, _) = outbox.store.load::<Event>().await.unwrap();
+        assert_eq!(rows.len(), 200);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_keeps_no_event_from_its_readers() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = open(&dir, RETAINED).await;
+        emit(&outbox, 1).await;
+        outbox.store.close().await;
+        let event = (KernelId::random(), SessionId::random(), EventKind::KernelStarted);
+        assert!(outbox.commit(Changes::default(), [event]).await.is_err());
+        // The queue was closed before it could be numbered: it is not shown, and its writer knows.
+        assert_eq!(seqs(&mut outbox.subscribe(Some(1)), 1).await, [1]);
     }
 
     #[test]

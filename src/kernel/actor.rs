@@ -16,13 +16,14 @@ use tracing::{info, warn};
 
 use super::record::KernelRecord;
 use super::shared::{Shared, now_ms};
-use super::state::{Effect, Input, State, Step, failed};
+use super::state::{Effect, Input, Notice, State, Step, failed};
 use super::steps::{self, ChosenImage, Outcome, StepError, StepResult};
 use super::{CreateRequest, KernelError, KernelView, Phase, Progress, Termination};
 use crate::admission::{Share, StartPermit};
 use crate::engine::{ContainerSpec, ContainerState};
 use crate::events::EventKind;
 use crate::route::Report;
+use crate::store::{Changes, StoreError};
 
 /// What the registry asks of an actor.
 #[derive(Debug)]
@@ -65,8 +66,8 @@ pub enum Origin {
         record: Box<KernelRecord>,
         /// Its share, booked anew.
         share: Option<Share>,
-        /// Whether the engine still has its container, and whether that runs.
-        container: (bool, bool),
+        /// What the engine has of its container.
+        container: Option<ContainerState>,
     },
 }
 
@@ -83,8 +84,8 @@ pub struct Actor {
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     leases: watch::Receiver<usize>,
     unleased_since: Option<Instant>,
-    /// Whether the outbox knows that it runs; told once over all agent processes.
-    started_told: bool,
+    /// Whether this agent process has bound its sockets.
+    attached: bool,
     progress: Option<mpsc::Sender<Progress>>,
     failure: Option<KernelError>,
     image: Option<ChosenImage>,
@@ -108,20 +109,18 @@ impl Actor {
         origin: Origin,
     ) -> Self {
         let stop_grace = shared.settings.stop_grace;
-        let started_told = view.borrow().ready_at_ms.is_some();
         let ((state, first), progress, share, image) = match origin {
             Origin::Created(progress) => (State::requested(), Some(progress), None, None),
             Origin::Recovered { record, share, container } => {
                 let view = &record.view;
-                let image = record.image_id.clone().map(|id| ChosenImage {
-                    reference: view.image.clone(),
-                    id,
-                    labels: Default::default(),
-                });
-                let (mut state, first) =
-                    State::recovered(view.phase, view.termination.clone(), container.0, container.1);
-                state.remove |= record.remove;
-                ((state, first), None, share, image)
+                let ran = view.ready_at_ms.is_some();
+                let state = State::recovered(
+                    view.phase,
+                    view.termination.clone(),
+                    (record.remove, ran),
+                    container.as_ref(),
+                );
+                (state, None, share, record.image)
             }
         };
         Self {
@@ -134,7 +133,7 @@ impl Actor {
             reports: mpsc::channel(16),
             leases,
             unleased_since: None,
-            started_told,
+            attached: false,
             progress,
             failure: None,
             image,
@@ -287,6 +286,7 @@ impl Actor {
                 self.view.send_modify(|view| view.decisions.push(by));
             }
             Outcome::Prepared(spec, decided) => {
+                self.attached = true;
                 self.view.send_modify(|view| {
                     view.decisions.extend(decided);
                     view.container_name = Some(spec.name.clone());
@@ -314,23 +314,26 @@ impl Actor {
             match effect {
                 Effect::Begin(step) => self.begin(step),
                 Effect::Cancel => self.step = None,
-                Effect::Save => self.save().await,
-                Effect::EmitPreparing => self.emit(EventKind::KernelPreparing),
-                Effect::EmitCreating => self.emit(EventKind::KernelCreating),
-                Effect::EmitStarted => {
+                Effect::Commit(notice) => {
+                    if let Err(error) = self.commit(notice).await {
+                        warn!(kernel = %self.request.kernel, %error, "the record could not be saved");
+                        // Without the intent on disk nothing more is begun. One that runs goes on, and its
+                        // older record still leads to it.
+                        if !self.state.ran && self.state.termination.is_none() {
+                            self.failure = Some(error.into());
+                            let why = failed("failed-to-create", "its record could not be saved");
+                            let effects = self.state.apply(Input::NotSaved(why));
+                            return Box::pin(self.carry_out(effects)).await;
+                        }
+                    }
+                }
+                Effect::TellRunning => {
                     self.permit = None;
                     self.publish();
-                    if !std::mem::replace(&mut self.started_told, true) {
-                        self.emit(EventKind::KernelStarted);
-                    }
                     let kernel = Box::new(self.view.borrow().clone());
                     if let Some(progress) = self.progress.take() {
                         let _ = progress.try_send(Progress::Running { kernel });
                     }
-                }
-                Effect::EmitTerminated => {
-                    let why = self.state.termination.clone().unwrap_or_default();
-                    self.emit(EventKind::KernelTerminated { reason: why.reason, exit_code: why.exit_code });
                 }
                 Effect::TellFailed => {
                     let error = self.failure.take().unwrap_or_else(|| self.failure_of_termination());
@@ -384,17 +387,20 @@ impl Actor {
                 },
             )),
             (Step::Create, _, Some(spec), _) => Box::pin(steps::create(shared, spec)),
-            (Step::Start, _, _, Some(container)) => Box::pin(steps::start(shared, container)),
-            (Step::AwaitReady, ..) => {
-                let reports = self.reports.0.clone();
-                let adopt = self.state.ran;
+            (Step::Start, _, _, Some(container)) => {
+                let attach = self.attach_anew();
                 Box::pin(async move {
-                    if adopt {
+                    attach.await;
+                    steps::start(shared, container).await
+                })
+            }
+            (Step::AwaitReady, ..) => {
+                let attach = self.attach_anew();
+                let ran = self.state.ran;
+                Box::pin(async move {
+                    attach.await;
+                    if ran {
                         // It ran before this agent did: it is waited for as long as its container runs.
-                        while let Err(error) = steps::attach(&shared, kernel, reports.clone()).await {
-                            warn!(%kernel, code = error.code, "{}", error.message);
-                            tokio::time::sleep(Duration::from_secs(1)).await;
-                        }
                         return std::future::pending().await;
                     }
                     steps::await_ready(shared.settings.ready_timeout).await
@@ -419,23 +425,41 @@ impl Actor {
         self.step = Some((step, running));
     }
 
-    async fn save(&mut self) {
+    /// Binds the sockets of a kernel that an earlier agent process made; otherwise does nothing. The end of
+    /// what it returns is theirs.
+    fn attach_anew(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        let missing = !std::mem::replace(&mut self.attached, true);
+        let (shared, kernel, reports) = (self.shared.clone(), self.request.kernel, self.reports.0.clone());
+        async move {
+            while missing && let Err(error) = steps::attach(&shared, kernel, reports.clone()).await {
+                warn!(%kernel, code = error.code, "{}", error.message);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    /// Puts the record and the event that tells of it on disk, in one transaction.
+    async fn commit(&mut self, notice: Option<Notice>) -> Result<(), StoreError> {
         self.publish();
         let record = KernelRecord {
             view: self.view.borrow().clone(),
             request: self.request.clone(),
-            image_id: self.image.as_ref().map(|image| image.id.clone()),
+            image: self.image.clone(),
             remove: self.state.remove,
         };
-        if let Err(error) = self.shared.store.put(&record).await {
-            // Going on without the intent on disk would break invariant 7, so the kernel ends here; one
-            // that runs already goes on, and its older record still leads to it.
-            warn!(kernel = %self.request.kernel, %error, "the record could not be saved");
-            if !self.state.ran && self.state.termination.is_none() {
-                self.failure = Some(error.into());
-                self.state.termination = Some(failed("failed-to-create", "its record could not be saved"));
+        let mut changes = Changes::default();
+        changes.put(&record)?;
+        let event = notice.map(|notice| match notice {
+            Notice::Preparing => EventKind::KernelPreparing,
+            Notice::Creating => EventKind::KernelCreating,
+            Notice::Started => EventKind::KernelStarted,
+            Notice::Terminated => {
+                let why = self.state.termination.clone().unwrap_or_default();
+                EventKind::KernelTerminated { reason: why.reason, exit_code: why.exit_code }
             }
-        }
+        });
+        let event = event.map(|kind| (self.request.kernel, self.request.session, kind));
+        self.shared.outbox.commit(changes, event).await
     }
 
     /// Lets everybody see where the kernel is.
@@ -455,10 +479,6 @@ impl Actor {
             };
             let _ = progress.try_send(Progress::Phase { phase: self.state.phase, note });
         }
-    }
-
-    fn emit(&self, kind: EventKind) {
-        self.shared.outbox.emit(self.request.kernel, self.request.session, kind);
     }
 
     fn failure_of_termination(&self) -> KernelError {

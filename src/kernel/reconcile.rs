@@ -31,29 +31,61 @@ pub async fn recover(kernels: &Kernels) -> Result<usize, KernelError> {
     }
     let containers = by_kernel(shared.engine.list(shared.instance).await?);
     let count = records.len();
-    for mut record in records {
-        let found = containers.get(&record.view.id);
-        if let Some(view) = found {
-            record.view.container = Some(view.id.clone());
-        }
-        let alive = found.is_some_and(|view| view.state == ContainerState::Running);
-        let ended = matches!(record.view.phase, Phase::Collected | Phase::Gone);
-        let share = if record.view.allocations.is_empty() || ended {
-            None
-        } else {
-            let (id, name) = (record.view.id, record.view.name.to_string());
-            match shared.admission.restore(id, name, record.view.allocations.clone()).await {
-                Ok(share) => Some(share),
-                Err(refused) => {
-                    warn!(kernel = %id, "its share could not be booked again: {refused}");
-                    None
-                }
-            }
-        };
-        info!(kernel = %record.view.id, name = %record.view.name, phase = ?record.view.phase, alive, "found again");
-        kernels.adopt(record, share, (found.is_some(), alive));
+    for record in records {
+        let container = containers.get(&record.view.id).cloned();
+        adopt(kernels, record, container).await?;
     }
     Ok(count)
+}
+
+/// Takes up one kernel from its record, after a fault of its actor; does nothing when it has none.
+pub(super) async fn take_up(kernels: &Kernels, kernel: KernelId) -> Result<(), KernelError> {
+    let shared = kernels.inner.shared.clone();
+    let (records, _) = shared.store.load::<KernelRecord>().await?;
+    let Some(record) = records.into_iter().find(|record| record.view.id == kernel) else { return Ok(()) };
+    if let Err(error) = shared.route.detach(kernel, "agent-fault").await {
+        warn!(%kernel, %error, "the kernel's link could not be closed");
+    }
+    let mut containers = by_kernel(shared.engine.list(shared.instance).await?);
+    adopt(kernels, record, containers.remove(&kernel)).await
+}
+
+/// Books a kernel's share as before and starts its actor.
+async fn adopt(
+    kernels: &Kernels,
+    mut record: KernelRecord,
+    container: Option<ContainerView>,
+) -> Result<(), KernelError> {
+    let shared = &kernels.inner.shared;
+    let kernel = record.view.id;
+    let state = match &container {
+        // A list does not always tell how one ended.
+        Some(view) if matches!(view.state, ContainerState::Exited { .. }) => {
+            let seen = shared.engine.inspect(&view.id).await?;
+            Some(seen.map_or_else(|| view.state.clone(), |seen| seen.state))
+        }
+        Some(view) => Some(view.state.clone()),
+        None => None,
+    };
+    if let Some(view) = container {
+        record.view.container = Some(view.id);
+    }
+    let ended = matches!(record.view.phase, Phase::Collected | Phase::Gone);
+    let share = if record.view.allocations.is_empty() || ended {
+        None
+    } else {
+        let name = record.view.name.to_string();
+        match shared.admission.restore(kernel, name, record.view.allocations.clone()).await {
+            Ok(share) => Some(share),
+            Err(refused) => {
+                warn!(%kernel, "its share could not be booked again: {refused}");
+                None
+            }
+        }
+    };
+    info!(%kernel, name = %record.view.name, phase = ?record.view.phase, container = ?state, "found again");
+    kernels.adopt(record, share, state);
+    Ok(())
 }
 
 fn by_kernel(containers: Vec<ContainerView>) -> BTreeMap<KernelId, ContainerView> {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::steps::ChosenImage;
 use super::{CreateRequest, KernelView};
 use crate::store::Record;
 
@@ -13,18 +14,27 @@ pub struct KernelRecord {
     pub view: KernelView,
     /// As it was asked for.
     pub request: CreateRequest,
-    /// The image's id as the engine knows it, once chosen.
-    pub image_id: Option<String>,
+    /// The image, once chosen.
+    pub image: Option<ChosenImage>,
     /// Whether it is to be removed once it has ended.
     pub remove: bool,
 }
 
 impl Record for KernelRecord {
     const TABLE: &'static str = "kernels";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
-    fn upgrade(version: u32, _value: serde_json::Value) -> Result<Self, String> {
-        Err(format!("version {version} never existed"))
+    fn upgrade(version: u32, mut value: serde_json::Value) -> Result<Self, String> {
+        if version != 1 {
+            return Err(format!("version {version} never existed"));
+        }
+        // Version 1 knew the image by its id only.
+        let id = value["image_id"].take();
+        if let Some(id) = id.as_str() {
+            let reference = value["view"]["image"].clone();
+            value["image"] = serde_json::json!({"reference": reference, "id": id, "labels": {}});
+        }
+        serde_json::from_value(value).map_err(|error| error.to_string())
     }
 
     fn key(&self) -> String {

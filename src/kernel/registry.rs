@@ -8,11 +8,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use super::actor::{Actor, Command, Origin};
+use super::reconcile;
 use super::record::KernelRecord;
 use super::shared::{Shared, now_ms};
 use super::{CreateRequest, KernelError, KernelView, Lease, Phase, Progress};
 use crate::admission::Share;
-use crate::engine::{EngineError, LogChunk, LogOptions};
+use crate::engine::{ContainerState, EngineError, LogChunk, LogOptions};
 use crate::ids::{KernelId, KernelName, KernelRef};
 use crate::scratch::beneath;
 
@@ -37,6 +38,8 @@ struct Entry {
     leases: Arc<watch::Sender<usize>>,
 }
 
+/// How long after a fault a kernel is taken up again; below the reconciler's grace for what has no owner.
+const TAKE_UP_AFTER: Duration = Duration::from_secs(5);
 /// Commands that may wait for one actor.
 const COMMAND_QUEUE: usize = 32;
 
@@ -88,7 +91,12 @@ impl Kernels {
     }
 
     /// Starts the actor of a kernel found in the records.
-    pub(super) fn adopt(&self, record: KernelRecord, share: Option<Share>, container: (bool, bool)) {
+    pub(super) fn adopt(
+        &self,
+        record: KernelRecord,
+        share: Option<Share>,
+        container: Option<ContainerState>,
+    ) {
         let (request, view) = (record.request.clone(), record.view.clone());
         let origin = Origin::Recovered { record: Box::new(record), share, container };
         if let Err(error) = self.launch(request, view, origin) {
@@ -126,7 +134,12 @@ impl Kernels {
             let registry = Self { inner };
             registry.entries().remove(&kernel);
             if let Err(failure) = ended {
-                error!(%kernel, %failure, "a kernel's actor ended early; the reconciler takes it up again");
+                error!(%kernel, %failure, "a kernel's actor ended early; it is taken up again from its record");
+                // Not at once: what made it end may do so again.
+                tokio::time::sleep(TAKE_UP_AFTER).await;
+                if let Err(error) = reconcile::take_up(&registry, kernel).await {
+                    error!(%kernel, code = error.code, "it could not be taken up: {}", error.message);
+                }
             }
         });
         Ok(())

@@ -10,8 +10,12 @@
 //! The actor carries effects out one [`Step`] at a time and feeds their results back. Steps that only wait
 //! are cancelled by a stop; steps that speak to the engine run to their end first, so that what they made
 //! is known when it has to be removed.
+//!
+//! An intent is committed before its side effects, and an event with the change that it tells of. So a
+//! restart ([`State::recovered`]) goes on where the life was cut off, and leads to the same end.
 
 use super::{Phase, Termination};
+use crate::engine::ContainerState;
 
 /// What the actor does next; at most one is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +62,21 @@ pub enum Input {
     Died(Termination),
     /// Time to try a failed removal again.
     RetryRemove,
+    /// What should have been committed could not be; the effects behind it were not carried out.
+    NotSaved(Termination),
+}
+
+/// What a commit tells the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Accepted.
+    Preparing,
+    /// Its container is there and about to be started.
+    Creating,
+    /// It runs.
+    Started,
+    /// It has ended.
+    Terminated,
 }
 
 /// What is to be done, in order.
@@ -67,16 +86,10 @@ pub enum Effect {
     Begin(Step),
     /// Drop the step under way.
     Cancel,
-    /// Put the record on disk before going on.
-    Save,
-    /// Tell the outbox: accepted.
-    EmitPreparing,
-    /// Tell the outbox: the container is being made.
-    EmitCreating,
-    /// Tell the outbox and whoever waits: it runs.
-    EmitStarted,
-    /// Tell the outbox, once: it has ended.
-    EmitTerminated,
+    /// Put the record and the event that tells of it on disk, in one transaction, before going on.
+    Commit(Option<Notice>),
+    /// Tell whoever waits for its creation that it runs.
+    TellRunning,
     /// Tell whoever waits for its creation that it came to nothing.
     TellFailed,
     /// Nothing is left; the actor ends.
@@ -94,7 +107,7 @@ pub struct State {
     pub remove: bool,
     /// Whether a container was made and is not removed yet, as far as is known.
     pub has_container: bool,
-    /// Whether the outbox was told of it; only then it is told of its end.
+    /// Whether it was committed, and the outbox told of it; only then it is told of its end.
     pub announced: bool,
     /// Whether it ever ran; creations that fail leave nothing behind.
     pub ran: bool,
@@ -118,50 +131,75 @@ impl State {
         (state, vec![Effect::Begin(Step::Place)])
     }
 
-    /// A kernel found in the records of an earlier agent process, and what to do first. `container` says
-    /// whether the engine still has its container, and `alive` whether that runs.
+    /// A kernel found in the records of an earlier agent process, and what to do first. `ran` says whether
+    /// its runner had ever answered, `container` what the engine has of it now.
     #[must_use]
     pub fn recovered(
         phase: Phase,
         termination: Option<Termination>,
-        container: bool,
-        alive: bool,
+        (remove, ran): (bool, bool),
+        container: Option<&ContainerState>,
     ) -> (Self, Vec<Effect>) {
         let mut state = Self {
             phase,
             termination,
-            remove: false,
-            has_container: container,
+            remove,
+            has_container: container.is_some(),
             announced: true,
-            ran: false,
+            ran,
             step: None,
         };
-        state.ran = matches!(phase, Phase::Started | Phase::Running | Phase::Stopping | Phase::Collected);
         let effects = match phase {
-            // It had ended; its log is kept until somebody removes it.
-            Phase::Collected if state.ran => vec![],
-            // Its creation was cut off before a container ran: nothing may be left of it.
-            _ if !alive && !state.ran => {
-                state.end(failed("failed-to-create", "the agent ended while it was being made"));
-                state.remove = true;
-                state.begin(Step::Collect)
+            Phase::Collected | Phase::Gone => {
+                state.phase = Phase::Collected;
+                // It had ended; its log is kept until somebody removes it.
+                if remove || !ran { state.begin(Step::Remove) } else { vec![] }
             }
-            _ if !alive => {
-                state.phase = Phase::Stopping;
-                state.end(Termination {
-                    reason: if container { "self-terminated" } else { "container-not-found" }.to_owned(),
-                    ..Termination::default()
-                });
-                state.begin(Step::Collect)
-            }
-            Phase::Stopping => state.begin(Step::Stop),
-            _ => {
-                state.phase = Phase::Started;
-                state.ran = true;
-                state.begin(Step::AwaitReady)
+            Phase::Stopping => match container {
+                Some(ContainerState::Running) => state.begin(Step::Stop),
+                _ => state.begin(Step::Collect),
+            },
+            Phase::Started | Phase::Running => match container {
+                Some(ContainerState::Running) => {
+                    state.phase = Phase::Started;
+                    state.begin(Step::AwaitReady)
+                }
+                other => {
+                    state.phase = Phase::Stopping;
+                    state.end(ended(other));
+                    state.begin(Step::Collect)
+                }
+            },
+            Phase::Created => state.go_on_from_container(container),
+            // Its creation was cut off before a container was known: it goes on.
+            Phase::Requested | Phase::Placed | Phase::Waiting | Phase::Prepared => {
+                if container.is_some() {
+                    state.phase = Phase::Created;
+                    let mut effects = vec![Effect::Commit(Some(Notice::Creating))];
+                    effects.extend(state.go_on_from_container(container));
+                    effects
+                } else {
+                    state.phase = Phase::Waiting;
+                    state.begin(Step::AwaitPermit)
+                }
             }
         };
         (state, effects)
+    }
+
+    /// From a container that was made and, as far as is known, not started.
+    fn go_on_from_container(&mut self, container: Option<&ContainerState>) -> Vec<Effect> {
+        match container {
+            Some(ContainerState::Created) => self.begin(Step::Start),
+            Some(ContainerState::Running) => {
+                self.phase = Phase::Started;
+                self.begin(Step::AwaitReady)
+            }
+            other => {
+                self.end(Termination { reason: "failed-to-start".to_owned(), ..ended(other) });
+                self.wind_down()
+            }
+        }
     }
 
     /// Takes an input and says what to do.
@@ -179,7 +217,11 @@ impl State {
             Input::Remove(why) => {
                 self.remove = true;
                 match self.phase {
-                    Phase::Collected if self.step.is_none() => self.begin(Step::Remove),
+                    Phase::Collected if self.step.is_none() => {
+                        let mut effects = vec![Effect::Commit(None)];
+                        effects.extend(self.begin(Step::Remove));
+                        effects
+                    }
                     Phase::Collected | Phase::Gone => vec![],
                     _ => self.stop(why),
                 }
@@ -189,6 +231,11 @@ impl State {
                 self.begin(Step::Remove)
             }
             Input::RetryRemove => vec![],
+            Input::NotSaved(why) => {
+                self.step = None;
+                self.end(why);
+                self.wind_down()
+            }
         }
     }
 
@@ -201,24 +248,20 @@ impl State {
                 }
                 self.phase = Phase::Waiting;
                 self.announced = true;
-                let mut effects = vec![Effect::Save, Effect::EmitPreparing];
+                let mut effects = vec![Effect::Commit(Some(Notice::Preparing))];
                 effects.extend(self.begin(Step::AwaitPermit));
                 effects
             }
             Step::AwaitPermit => self.unless_ended(|state| state.begin(Step::Prepare)),
             Step::Prepare => {
                 self.phase = Phase::Prepared;
-                self.unless_ended(|state| {
-                    let mut effects = vec![Effect::EmitCreating];
-                    effects.extend(state.begin(Step::Create));
-                    effects
-                })
+                self.unless_ended(|state| state.begin(Step::Create))
             }
             Step::Create => {
                 self.phase = Phase::Created;
                 self.has_container = true;
                 self.unless_ended(|state| {
-                    let mut effects = vec![Effect::Save];
+                    let mut effects = vec![Effect::Commit(Some(Notice::Creating))];
                     effects.extend(state.begin(Step::Start));
                     effects
                 })
@@ -229,8 +272,11 @@ impl State {
             }
             Step::AwaitReady => {
                 self.phase = Phase::Running;
-                self.ran = true;
-                vec![Effect::Save, Effect::EmitStarted]
+                // Of a kernel that was adopted everything is on disk and has been told.
+                match std::mem::replace(&mut self.ran, true) {
+                    true => vec![Effect::TellRunning],
+                    false => vec![Effect::Commit(Some(Notice::Started)), Effect::TellRunning],
+                }
             }
             Step::Stop => self.begin(Step::Collect),
             Step::Collect => {
@@ -240,11 +286,8 @@ impl State {
                     // Nothing is kept of a kernel that never ran.
                     self.remove = true;
                 }
-                if !self.remove {
-                    effects.push(Effect::Save);
-                }
                 if self.announced {
-                    effects.push(Effect::EmitTerminated);
+                    effects.push(Effect::Commit(Some(Notice::Terminated)));
                 }
                 if self.remove {
                     effects.extend(self.begin(Step::Remove));
@@ -342,7 +385,12 @@ impl State {
         let may_run =
             self.has_container && matches!(self.phase, Phase::Created | Phase::Started | Phase::Running);
         self.phase = Phase::Stopping;
-        self.begin(if may_run { Step::Stop } else { Step::Collect })
+        let mut effects = Vec::new();
+        if self.announced {
+            effects.push(Effect::Commit(None));
+        }
+        effects.extend(self.begin(if may_run { Step::Stop } else { Step::Collect }));
+        effects
     }
 
     fn begin(&mut self, step: Step) -> Vec<Effect> {
@@ -355,6 +403,16 @@ impl State {
             self.termination = Some(why);
         }
     }
+}
+
+/// How a container that does not run has ended, as far as the engine knows it.
+fn ended(container: Option<&ContainerState>) -> Termination {
+    let (reason, exit_code, oom) = match container {
+        Some(ContainerState::Exited { code, oom_killed }) => ("self-terminated", *code, *oom_killed),
+        Some(_) => ("self-terminated", None, false),
+        None => ("container-not-found", None, false),
+    };
+    Termination { reason: reason.to_owned(), exit_code, oom, message: None }
 }
 
 /// A termination with a reason and a message for people.
@@ -400,17 +458,15 @@ mod tests {
             seen,
             [
                 Effect::Begin(Step::Place),
-                Effect::Save,
-                Effect::EmitPreparing,
+                Effect::Commit(Some(Notice::Preparing)),
                 Effect::Begin(Step::AwaitPermit),
                 Effect::Begin(Step::Prepare),
-                Effect::EmitCreating,
                 Effect::Begin(Step::Create),
-                Effect::Save,
+                Effect::Commit(Some(Notice::Creating)),
                 Effect::Begin(Step::Start),
                 Effect::Begin(Step::AwaitReady),
-                Effect::Save,
-                Effect::EmitStarted,
+                Effect::Commit(Some(Notice::Started)),
+                Effect::TellRunning,
             ]
         );
     }
@@ -421,11 +477,19 @@ mod tests {
         let effects = state.apply(Input::Stop(why("user-requested")));
         assert_eq!(
             settle(&mut state, effects),
-            [Effect::Begin(Step::Stop), Effect::Begin(Step::Collect), Effect::Save, Effect::EmitTerminated]
+            [
+                Effect::Commit(None),
+                Effect::Begin(Step::Stop),
+                Effect::Begin(Step::Collect),
+                Effect::Commit(Some(Notice::Terminated)),
+            ]
         );
         assert_eq!(state.phase, Phase::Collected);
         let effects = state.apply(Input::Remove(why("user-requested")));
-        assert_eq!(settle(&mut state, effects), [Effect::Begin(Step::Remove), Effect::Finish]);
+        assert_eq!(
+            settle(&mut state, effects),
+            [Effect::Commit(None), Effect::Begin(Step::Remove), Effect::Finish]
+        );
     }
 
     #[test]
@@ -435,7 +499,10 @@ mod tests {
             state.apply(Input::Done(step));
         }
         assert_eq!(state.apply(Input::Stop(why("cancelled"))), []);
-        assert_eq!(state.apply(Input::Done(Step::Create)), [Effect::Begin(Step::Stop)]);
+        assert_eq!(
+            state.apply(Input::Done(Step::Create)),
+            [Effect::Commit(None), Effect::Begin(Step::Stop)]
+        );
         let seen = settle(&mut state, vec![]);
         assert!(
             seen.contains(&Effect::Begin(Step::Remove)) && seen.contains(&Effect::TellFailed),
@@ -465,12 +532,47 @@ mod tests {
 
     #[test]
     fn recovery_goes_on_where_the_world_is() {
-        let next = |phase, container, alive| State::recovered(phase, None, container, alive).1;
-        assert_eq!(next(Phase::Running, true, true), [Effect::Begin(Step::AwaitReady)]);
-        assert_eq!(next(Phase::Created, true, true), [Effect::Begin(Step::AwaitReady)]);
-        assert_eq!(next(Phase::Running, true, false), [Effect::Begin(Step::Collect)]);
-        assert_eq!(next(Phase::Waiting, false, false), [Effect::Begin(Step::Collect)]);
-        assert_eq!(next(Phase::Collected, true, false), []);
+        let exited = ContainerState::Exited { code: Some(3), oom_killed: false };
+        let running = ContainerState::Running;
+        let created = ContainerState::Created;
+        let next = |phase, ran, container| State::recovered(phase, None, (false, ran), container).1;
+        let begin = |step| vec![Effect::Begin(step)];
+        assert_eq!(next(Phase::Running, true, Some(&running)), begin(Step::AwaitReady));
+        assert_eq!(next(Phase::Running, true, Some(&exited)), begin(Step::Collect));
+        assert_eq!(next(Phase::Running, true, None), begin(Step::Collect));
+        assert_eq!(next(Phase::Created, false, Some(&running)), begin(Step::AwaitReady));
+        assert_eq!(next(Phase::Created, false, Some(&created)), begin(Step::Start));
+        assert_eq!(next(Phase::Stopping, true, Some(&running)), begin(Step::Stop));
+        assert_eq!(next(Phase::Stopping, true, None), begin(Step::Collect));
+        assert_eq!(next(Phase::Waiting, false, None), begin(Step::AwaitPermit));
+        assert_eq!(
+            next(Phase::Waiting, false, Some(&created)),
+            [Effect::Commit(Some(Notice::Creating)), Effect::Begin(Step::Start)]
+        );
+        assert_eq!(next(Phase::Collected, true, Some(&exited)), []);
+        assert_eq!(next(Phase::Collected, false, None), begin(Step::Remove));
+    }
+
+    #[test]
+    fn an_end_that_was_intended_keeps_its_reason_over_a_restart() {
+        let user = Some(why("user-requested"));
+        let exited = ContainerState::Exited { code: Some(0), oom_killed: false };
+        let (mut state, effects) = State::recovered(Phase::Stopping, user, (true, true), Some(&exited));
+        assert_eq!(effects, [Effect::Begin(Step::Collect)]);
+        let seen = settle(&mut state, vec![]);
+        assert_eq!(
+            seen,
+            [Effect::Commit(Some(Notice::Terminated)), Effect::Begin(Step::Remove), Effect::Finish]
+        );
+        assert_eq!(state.termination.unwrap().reason, "user-requested");
+    }
+
+    #[test]
+    fn what_cannot_be_saved_is_not_done() {
+        let (mut state, _) = State::requested();
+        state.apply(Input::Done(Step::Place));
+        let effects = state.apply(Input::NotSaved(why("failed-to-create")));
+        assert_eq!(effects, [Effect::Commit(None), Effect::Begin(Step::Collect)]);
     }
 
     fn inputs() -> impl Strategy<Value = Vec<u8>> {
@@ -490,7 +592,7 @@ mod tests {
                             under_way = Some(step);
                         }
                         Effect::Cancel => prop_assert!(under_way.take().is_some_and(Step::only_waits)),
-                        Effect::EmitTerminated => terminated += 1,
+                        Effect::Commit(Some(Notice::Terminated)) => terminated += 1,
                         Effect::Finish => finished = true,
                         _ => prop_assert!(!finished),
                     }

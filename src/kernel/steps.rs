@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::plan::{Inputs, Plan, chain};
 use super::shared::Shared;
 use super::{CreateRequest, KernelError, KernelView};
@@ -41,7 +43,7 @@ pub enum Outcome {
 }
 
 /// The image a kernel is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChosenImage {
     /// As asked for, or a name of the chosen one.
     pub reference: String,
@@ -210,7 +212,15 @@ pub async fn attach(
 /// Makes the container.
 pub async fn create(shared: Arc<Shared>, spec: ContainerSpec) -> StepResult {
     let fail = failing("failed-to-create");
-    let container = shared.engine.create(&spec).await.map_err(|error| fail(error.into()))?;
+    let made = match shared.engine.create(&spec).await {
+        // The name holds the kernel's id: an earlier agent process was killed before it heard of it.
+        Err(EngineError::NameTaken(_)) => {
+            remove_containers(&shared, spec.kernel).await.map_err(|error| fail(error.into()))?;
+            shared.engine.create(&spec).await
+        }
+        other => other,
+    };
+    let container = made.map_err(|error| fail(error.into()))?;
     let folders = shared.scratch.folders(spec.kernel);
     let id = container.to_string();
     blocking(move || files::append_container_id(&folders, &id)).await.map_err(&fail)?;
@@ -271,15 +281,13 @@ pub async fn remove(
     spec: Option<ContainerSpec>,
 ) -> StepResult {
     let fail = failing("user-requested");
-    let mut containers: Vec<ContainerId> = container.into_iter().collect();
-    if containers.is_empty() && may_have_container {
+    let removed = match &container {
+        Some(container) => shared.engine.remove(container).await,
         // A create that ended unheard: its container is found by its label.
-        let all = shared.engine.list(shared.instance).await.map_err(|error| fail(error.into()))?;
-        containers.extend(all.into_iter().filter(|view| view.kernel() == Some(kernel)).map(|view| view.id));
-    }
-    for container in &containers {
-        shared.engine.remove(container).await.map_err(|error| fail(error.into()))?;
-    }
+        None if may_have_container => remove_containers(&shared, kernel).await,
+        None => Ok(()),
+    };
+    removed.map_err(|error| fail(error.into()))?;
     remove_folders(&shared, kernel, spec).await.map_err(&fail)?;
     shared
         .store
@@ -287,6 +295,16 @@ pub async fn remove(
         .await
         .map_err(|error| fail(error.into()))?;
     Ok(Outcome::Done)
+}
+
+/// Removes every container that carries the kernel's label.
+async fn remove_containers(shared: &Shared, kernel: KernelId) -> Result<(), EngineError> {
+    for view in shared.engine.list(shared.instance).await? {
+        if view.kernel() == Some(kernel) {
+            shared.engine.remove(&view.id).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the folders; what another uid left in them by the runner inside a last container of the same

@@ -71,6 +71,35 @@ pub enum StoreError {
     Closed,
 }
 
+/// Changes to be made in one transaction.
+#[derive(Debug, Default)]
+pub struct Changes(Vec<Change>);
+
+/// One of them: a row to write, or none to delete it.
+#[derive(Debug)]
+struct Change {
+    table: &'static str,
+    key: String,
+    row: Option<Vec<u8>>,
+}
+
+impl Changes {
+    /// Writes a row.
+    ///
+    /// # Errors
+    /// When the record has no JSON form.
+    pub fn put<R: Record>(&mut self, record: &R) -> Result<(), StoreError> {
+        let row = row::encode(record)?;
+        self.0.push(Change { table: R::TABLE, key: record.key(), row: Some(row) });
+        Ok(())
+    }
+
+    /// Deletes a row; deleting a missing one is no error.
+    pub fn delete<R: Record>(&mut self, key: String) {
+        self.0.push(Change { table: R::TABLE, key, row: None });
+    }
+}
+
 /// A row that could not be read: a corrupt one was moved to the table `set-aside`, one of a newer
 /// version was left where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,12 +147,25 @@ impl Handle {
     /// When it could not be written; whether it is on disk is then unknown.
     pub fn put<R: Record>(&self, record: &R) -> impl Future<Output = Result<(), StoreError>> + Send + use<R> {
         // Encoded before the first await, so that the future does not borrow the record.
-        let command = row::encode(record).map(|row| (record.key(), row));
+        let mut changes = Changes::default();
+        let encoded = changes.put(record);
         let handle = self.clone();
         async move {
-            let (key, row) = command?;
-            handle.ask(|reply| Command::Put { table: R::TABLE, key, row, reply }).await
+            encoded?;
+            handle.commit(|| changes).await
         }
+    }
+
+    /// Makes changes in one transaction; when it returns they are on disk. `changes` is called when they are
+    /// put into the queue: what several callers put there reaches the disk in the order of these calls.
+    ///
+    /// # Errors
+    /// When they could not be made; whether they are on disk is then unknown.
+    pub async fn commit(&self, changes: impl FnOnce() -> Changes) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let place = self.commands.reserve().await.map_err(|_| StoreError::Closed)?;
+        place.send(Command::Commit { changes: changes().0, reply });
+        answer.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Deletes a row; deleting a missing one is no error. When it returns it is gone from disk.
@@ -131,8 +173,9 @@ impl Handle {
     /// # Errors
     /// When it could not be deleted.
     pub async fn delete<R: Record>(&self, key: &str) -> Result<(), StoreError> {
-        let key = key.to_owned();
-        self.ask(|reply| Command::Delete { table: R::TABLE, key, reply }).await
+        let mut changes = Changes::default();
+        changes.delete::<R>(key.to_owned());
+        self.commit(|| changes).await
     }
 
     /// Every row of the kind, sorted by key, and those that were set aside.

@@ -13,9 +13,9 @@ use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableTable as _, TableDefinition, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
-use super::StoreError;
 use super::directory::Directory;
 use super::row::Row;
+use super::{Change, StoreError};
 use crate::ids::InstanceId;
 
 /// Where the answer to a command goes.
@@ -24,15 +24,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the thread can be asked.
 #[derive(Debug)]
 pub(super) enum Command {
-    Put {
-        table: &'static str,
-        key: String,
-        row: Vec<u8>,
-        reply: Reply<()>,
-    },
-    Delete {
-        table: &'static str,
-        key: String,
+    Commit {
+        changes: Vec<Change>,
         reply: Reply<()>,
     },
     Load {
@@ -147,9 +140,7 @@ impl Thread {
         for command in group {
             // Whoever no longer waits for an answer does not need it.
             match command {
-                Command::Put { reply, .. }
-                | Command::Delete { reply, .. }
-                | Command::SetAside { reply, .. } => {
+                Command::Commit { reply, .. } | Command::SetAside { reply, .. } => {
                     let _ = reply.send(outcome.clone());
                 }
                 Command::Load { reply, .. } => {
@@ -171,13 +162,17 @@ impl Thread {
             let transaction = database.begin_write()?;
             for command in group {
                 match command {
-                    Command::Put { table: name, key, row, .. } => {
-                        transaction.open_table(table(name))?.insert(key.as_bytes(), row.as_slice())?;
-                        changed = true;
-                    }
-                    Command::Delete { table: name, key, .. } => {
-                        let removed = transaction.open_table(table(name))?.remove(key.as_bytes())?.is_some();
-                        changed |= removed;
+                    Command::Commit { changes, .. } => {
+                        for Change { table: name, key, row } in changes {
+                            let mut rows = transaction.open_table(table(name))?;
+                            changed |= match row {
+                                Some(row) => {
+                                    rows.insert(key.as_bytes(), row.as_slice())?;
+                                    true
+                                }
+                                None => rows.remove(key.as_bytes())?.is_some(),
+                            };
+                        }
                     }
                     Command::Load { table: name, .. } => loaded.push(rows(&transaction, name)?),
                     Command::SetAside { table: name, damaged, .. } => {
