@@ -85,6 +85,8 @@ pub struct Actor {
     unleased_since: Option<Instant>,
     /// Whether the outbox knows that it runs; told once over all agent processes.
     started_told: bool,
+    /// Whether its runner has answered this agent process.
+    answered: bool,
     progress: Option<mpsc::Sender<Progress>>,
     failure: Option<KernelError>,
     image: Option<ChosenImage>,
@@ -135,6 +137,7 @@ impl Actor {
             leases,
             unleased_since: None,
             started_told,
+            answered: false,
             progress,
             failure: None,
             image,
@@ -218,9 +221,7 @@ impl Actor {
     fn report(&mut self, report: Report) -> Option<Input> {
         match report {
             Report::Answered(status) => {
-                let waits = self.state.step == Some(Step::AwaitReady);
-                if waits {
-                    self.step = None;
+                if !std::mem::replace(&mut self.answered, true) {
                     self.view.send_modify(|view| {
                         view.ready_at_ms.get_or_insert_with(now_ms);
                         if let Some(replied) = status.replied_at {
@@ -228,7 +229,11 @@ impl Actor {
                         }
                     });
                 }
-                waits.then_some(Input::Done(Step::AwaitReady))
+                if self.state.step != Some(Step::AwaitReady) {
+                    return None;
+                }
+                self.step = None;
+                Some(Input::Done(Step::AwaitReady))
             }
             Report::Silent(duration) => {
                 warn!(kernel = %self.request.kernel, ?duration, "the runner does not answer");
@@ -385,6 +390,8 @@ impl Actor {
             )),
             (Step::Create, _, Some(spec), _) => Box::pin(steps::create(shared, spec)),
             (Step::Start, _, _, Some(container)) => Box::pin(steps::start(shared, container)),
+            // A runner can be faster than the engine's word that its container was started.
+            (Step::AwaitReady, ..) if self.answered => Box::pin(async { Ok(Outcome::Done) }),
             (Step::AwaitReady, ..) => {
                 let reports = self.reports.0.clone();
                 let adopt = self.state.ran;
