@@ -76,7 +76,7 @@ fn errors_are_one_line_and_a_hint_with_a_documented_status() {
     let socket = dir.path().join("berth.sock");
     let socket = socket.to_str().unwrap();
     let no_agent = format!(
-        "berth: no agent answers at {socket}\n\
+        "berth: no agent answers at {socket} (no-agent)\n\
          hint: start one with `berth serve`, or name its socket with --socket or BERTH_SOCKET\n"
     );
     check_error(&["--socket", socket, "ps"], 1, &no_agent);

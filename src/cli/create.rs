@@ -3,7 +3,7 @@
 use super::Context;
 use super::error::CliError;
 use super::output::Output;
-use super::run::tell;
+use super::run::make;
 use super::wishes::Wishes;
 
 /// Make a kernel that stays until it is removed, and print its name
@@ -24,7 +24,7 @@ pub(super) struct Create {
 impl Create {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let body = self.wishes.into_body(false)?;
-        let kernel = context.agent.create(&body, tell).await?;
+        let kernel = make(&context.agent, &body).await?;
         for line in &kernel.not_enforced {
             super::error::say(line);
         }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
 use super::client::Agent;
 use super::error::{CliError, say};
 use super::private::{self, PrivateAgent};
@@ -19,6 +22,8 @@ use crate::ids::{KernelId, KernelRef, RunId};
 use crate::kernel::{KernelView, Phase};
 use crate::route::RunRequest;
 
+/// A creation says what it waits for when that takes longer.
+const SAY_AFTER: Duration = Duration::from_secs(2);
 /// How long the reason of a kernel's end is waited for.
 const REASON_WITHIN: Duration = Duration::from_secs(2);
 
@@ -175,7 +180,7 @@ impl Job<'_> {
 
     /// Makes the kernel and brings the files.
     async fn make(&self, body: &CreateBody, uploads: &[Upload]) -> Result<KernelView, CliError> {
-        let kernel = self.agent.create(body, tell).await?;
+        let kernel = make(self.agent, body).await?;
         for file in uploads {
             self.agent.upload(kernel.id, file).await?;
         }
@@ -235,10 +240,23 @@ fn explain_kill(view: &KernelView) -> Option<String> {
     }
 }
 
-/// What people may want to know while a kernel is made.
-pub(super) fn tell(_phase: Phase, note: Option<&str>) {
-    if let Some(note) = note {
-        say(note);
+/// Makes a kernel and says what it waits for, when it waits for long.
+pub(super) async fn make(agent: &Agent, body: &CreateBody) -> Result<KernelView, CliError> {
+    let (heard, mut notes) = mpsc::unbounded_channel();
+    let create = agent.create(body, |_, note| drop(heard.send(note.map(str::to_owned))));
+    tokio::pin!(create);
+    let mut note: Option<String> = None;
+    let mut since = Instant::now();
+    loop {
+        // Cancel-safe: a future that stays, a channel receive and a timer.
+        tokio::select! {
+            biased;
+            made = &mut create => return made,
+            Some(next) = notes.recv() => (note, since) = (next, Instant::now()),
+            () = tokio::time::sleep_until(since + SAY_AFTER), if note.is_some() => {
+                say(&note.take().unwrap_or_default());
+            }
+        }
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Actor {
     unleased_since: Option<Instant>,
     /// Whether this agent process has bound its sockets.
     attached: bool,
+    /// Whether its runner has answered this agent process.
+    answered: bool,
     progress: Option<mpsc::Sender<Progress>>,
     failure: Option<KernelError>,
     image: Option<ChosenImage>,
@@ -134,6 +136,7 @@ impl Actor {
             leases,
             unleased_since: None,
             attached: false,
+            answered: false,
             progress,
             failure: None,
             image,
@@ -217,9 +220,7 @@ impl Actor {
     fn report(&mut self, report: Report) -> Option<Input> {
         match report {
             Report::Answered(status) => {
-                let waits = self.state.step == Some(Step::AwaitReady);
-                if waits {
-                    self.step = None;
+                if !std::mem::replace(&mut self.answered, true) {
                     self.view.send_modify(|view| {
                         view.ready_at_ms.get_or_insert_with(now_ms);
                         if let Some(replied) = status.replied_at {
@@ -227,7 +228,11 @@ impl Actor {
                         }
                     });
                 }
-                waits.then_some(Input::Done(Step::AwaitReady))
+                if self.state.step != Some(Step::AwaitReady) {
+                    return None;
+                }
+                self.step = None;
+                Some(Input::Done(Step::AwaitReady))
             }
             Report::Silent(duration) => {
                 warn!(kernel = %self.request.kernel, ?duration, "the runner does not answer");
@@ -394,6 +399,8 @@ impl Actor {
                     steps::start(shared, container).await
                 })
             }
+            // A runner can be faster than the engine's word that its container was started.
+            (Step::AwaitReady, ..) if self.answered => Box::pin(async { Ok(Outcome::Done) }),
             (Step::AwaitReady, ..) => {
                 let attach = self.attach_anew();
                 let ran = self.state.ran;

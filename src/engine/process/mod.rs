@@ -362,12 +362,17 @@ impl Inner {
                  read-only mounts are not enforced: {reason}."
             )),
         }
-        if !rustix::process::geteuid().is_root() {
-            texts.push(
+        texts.push(match rustix::process::geteuid().is_root() {
+            true => {
+                "Kernels run as root, as this agent does, and may do what root may; run the agent as a user \
+                     to take that away."
+                    .to_owned()
+            }
+            false => {
                 "Kernels run as the user of this agent, and may do what that user may, to the agent too."
-                    .to_owned(),
-            );
-        }
+                    .to_owned()
+            }
+        });
         texts.extend(self.hierarchies.not_enforced());
         texts.push(
             "Capabilities, security options, kernel parameters, devices, name servers and host names of a \
