@@ -23,12 +23,14 @@ const TAKEN: [i32; 5] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHU
 /// When the system has no room for one more descriptor.
 pub fn take_signals() -> io::Result<OwnedFd> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the whole set before anything reads it; sigaddset gets valid
-    // signal numbers; pthread_sigmask reads the set only and the old mask is not asked for.
+    // SAFETY: sigemptyset initialises the whole set before anything reads it; sigaddset and signal get
+    // valid signal numbers; pthread_sigmask reads the set only and the old mask is not asked for.
     let set = unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         for signal in TAKEN {
             libc::sigaddset(set.as_mut_ptr(), signal);
+            // Whoever started this program may have ignored it; an ignored SIGCHLD would lose exit codes.
+            libc::signal(signal, libc::SIG_DFL);
         }
         let set = set.assume_init();
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
@@ -55,6 +57,9 @@ pub fn next_signal(signals: &OwnedFd) -> io::Result<i32> {
     }
 }
 
+/// The standard signals (signal(7)).
+const SIGNALS: libc::c_int = 31;
+
 /// What a child does before it becomes its program.
 #[derive(Debug, Default)]
 pub struct Before {
@@ -67,13 +72,19 @@ pub struct Before {
     pub limits: Vec<(Resource, Rlimit)>,
 }
 
-/// Gives the child a session of its own, an empty signal mask, and what `before` asks for.
+/// Gives the child a session of its own, an empty signal mask, every signal's default action, and what
+/// `before` asks for. A shell that starts an agent in the background ignores SIGINT for it, and what is
+/// ignored is inherited: without this no task could be interrupted then.
 pub fn prepare(command: &mut Command, before: Before) {
     // SAFETY: between fork and exec only async-signal-safe calls are made: plain system calls without
-    // allocation, lock or panic (`sigemptyset` and `pthread_sigmask` are on the list of
+    // allocation, lock or panic (`signal`, `sigemptyset` and `pthread_sigmask` are on the list of
     // signal-safety(7)); everything they read was made before the fork and lives as long as the command.
     unsafe {
         command.pre_exec(move || {
+            for signal in 1..=SIGNALS {
+                // SIGKILL and SIGSTOP refuse.
+                libc::signal(signal, libc::SIG_DFL);
+            }
             let mut set = MaybeUninit::<libc::sigset_t>::uninit();
             libc::sigemptyset(set.as_mut_ptr());
             libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());

@@ -190,8 +190,11 @@ fn without_an_agent_the_task_waits_and_nothing_is_lost() {
 #[test]
 fn an_interrupt_reaches_the_whole_group_and_one_that_comes_early_is_kept() {
     let (_kernel, agent) = Kernel::start();
-    // From a child of the shell: one without a child yet may keep a SIGINT to itself (dash does).
-    agent.send("exec", "(echo go; exec sleep 1000); echo never");
+    // `cat` speaks when it runs and the shell waits for it: a shell between two commands may take a SIGINT
+    // for itself (dash does, and forgets it over an exec).
+    agent.send("stdin", "");
+    agent.send("exec", "cat; echo never");
+    agent.send("stdin", "go\n");
     let mut run = Run::default();
     agent.until(&mut run, "go\n");
     agent.send("interrupt", "");

@@ -178,7 +178,10 @@ impl Kernel {
 
     /// With what was prepared in the folder; without `link` in it the runner listens on TCP.
     pub fn start_in(directory: tempfile::TempDir) -> Self {
-        let child = Command::new(runner())
+        // As a shell starts a program in the background: with SIGINT ignored.
+        let child = Command::new("/bin/sh")
+            .args(["-c", "trap '' INT; exec \"$0\" \"$@\""])
+            .arg(runner())
             .args(["kernel", "--host"])
             .args(["link", "work", "config"].iter().flat_map(|folder| {
                 [format!("--{folder}"), directory.path().join(folder).display().to_string()]
