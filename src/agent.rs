@@ -18,6 +18,7 @@ use crate::events::Outbox;
 use crate::ids::{Digest, KernelRef};
 use crate::inventory;
 use crate::kernel::{KernelError, Kernels, Settings, Shared, now_ms, reconcile};
+use crate::pulse::{self, Beats, Watched};
 use crate::scratch::{Scratch, ScratchError};
 use crate::store::{self, StoreError};
 use crate::{admission, policy, route};
@@ -214,6 +215,7 @@ async fn live(config: Config) -> Result<(), AgentError> {
     }
     tasks.spawn(named("reconciler", reconcile::watch(kernels.clone())));
     tasks.spawn(named("engine-health", engine_health(engine, status_sender.clone())));
+    let (pulse_of_admission, pulse_of_route) = (admission.clone(), route.clone());
     let control = control::start(
         &config.control.socket,
         config.control.group.clone(),
@@ -221,9 +223,22 @@ async fn live(config: Config) -> Result<(), AgentError> {
         config.mounts.allow.clone(),
     )
     .map_err(|error| AgentError { message: error.to_string(), hint: Some(error.hint()) })?;
+    let supervisor = Beats::default();
+    let pulse = {
+        let (admission, route, supervisor) = (pulse_of_admission, pulse_of_route, supervisor.clone());
+        let watched = vec![
+            Watched::new("supervisor", move || supervisor.count()),
+            Watched::new("admission", move || admission.beats()),
+            Watched::new("route-0", move || route.beats()),
+        ];
+        pulse::start(config.lifecycle.stall_limit, watched).map_err(|error| {
+            AgentError::new(format!("no thread for the pulse: {error}"), "see `ulimit -u`")
+        })?
+    };
     status_sender.send_modify(|status| status.state = "ready".to_owned());
     info!(socket = %config.control.socket.display(), instance = %opened.instance, "ready");
-    let ended = until_told(&mut tasks).await;
+    let ended = until_told(&mut tasks, &supervisor).await;
+    drop(pulse);
     status_sender.send_modify(|status| status.state = "stopping".to_owned());
     info!(kernels_run_on = !config.private, "stopping");
     control.stop().await;
@@ -269,23 +284,27 @@ async fn remove_all(kernels: &Kernels) {
 }
 
 /// Waits for SIGTERM or SIGINT, or for a task that must not end.
-async fn until_told(tasks: &mut JoinSet<&'static str>) -> Result<(), AgentError> {
+async fn until_told(tasks: &mut JoinSet<&'static str>, alive: &Beats) -> Result<(), AgentError> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot =
         |error: std::io::Error| AgentError::new(format!("cannot listen for signals: {error}"), "report this");
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    // Cancel-safe: signal receivers and JoinSet::join_next.
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        Some(ended) = tasks.join_next() => {
-            let what = match ended {
-                Ok(name) => format!("the task {name} ended"),
-                Err(failure) => format!("a task failed: {failure}"),
-            };
-            error!("{what}; kernels run on, restart the agent");
-            Err(AgentError::new(what, "restart the agent; kernels run on and are taken up again"))
+    let mut timer = tokio::time::interval(pulse::PROGRESS_WITHIN / 2);
+    loop {
+        // Cancel-safe: signal receivers, JoinSet::join_next and an interval.
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            Some(ended) = tasks.join_next() => {
+                let what = match ended {
+                    Ok(name) => format!("the task {name} ended"),
+                    Err(failure) => format!("a task failed: {failure}"),
+                };
+                error!("{what}; kernels run on, restart the agent");
+                return Err(AgentError::new(what, "restart the agent; kernels run on and are taken up again"));
+            }
+            _ = timer.tick() => alive.beat(),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | reconciler ([`kernel::reconcile`]) | workers | engine events (`mpsc`), time | commands to actors |
 //! | `route-0` ([`route`]) | own OS thread | requests (queue and wake-up), ZeroMQ | output with credit, reports |
 //! | `policy-0..n`, `policy-clock` ([`policy`]) | own OS threads | questions (bounded queue) | checked answers (`oneshot`) |
+//! | `pulse` ([`pulse`]) | own OS thread | counters of the supervisor, admission and routes | the watchdog's food; ends the process when one stands still |
 //! | `admin` ([`control`]) | own OS thread | HTTP on a unix socket | answers, streams |
 //! | `store` ([`store`]) | own OS thread | writes with a reply (bounded queue) | rows on disk |
 //!
@@ -24,11 +25,13 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod events;
+pub mod failpoint;
 pub mod ids;
 pub mod images;
 pub mod inventory;
 pub mod kernel;
 pub mod policy;
+pub mod pulse;
 pub mod route;
 pub mod scratch;
 pub mod store;

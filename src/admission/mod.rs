@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::ids::{KernelId, SessionId, SlotName};
 use crate::inventory::Offer;
 use crate::policy::{self, DecidedBy, Refusal};
+use crate::pulse::Beats;
 
 mod books;
 mod ledger;
@@ -140,6 +141,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     notes: mpsc::UnboundedSender<Note>,
     numbers: Arc<AtomicU64>,
+    beats: Beats,
 }
 
 /// Spawns the task on the current tokio runtime. It ends when every [`Handle`] is gone.
@@ -152,10 +154,11 @@ pub fn start(config: Config, policy: policy::Handle, offers: watch::Receiver<Opt
 fn start_with(config: Config, ask: impl task::Ask, offers: watch::Receiver<Option<Offer>>) -> Handle {
     let (commands, queue) = mpsc::channel(QUEUE);
     let (notes, heard) = mpsc::unbounded_channel();
-    let task = Task::new(config, ask, notes.clone());
+    let beats = Beats::default();
+    let task = Task::new(config, ask, notes.clone(), beats.clone());
     // Its end, also by a fault, is noticed by `Handle::ended`.
     tokio::spawn(task.run(queue, heard, offers));
-    Handle { commands, notes, numbers: Arc::default() }
+    Handle { commands, notes, numbers: Arc::default(), beats }
 }
 
 impl Handle {
@@ -213,6 +216,12 @@ impl Handle {
     /// Returns when the task has ended, which it does while there are handles only by a fault.
     pub async fn ended(&self) {
         self.commands.closed().await;
+    }
+
+    /// Grows at least every 5 s while the task lives (design, invariant 6).
+    #[must_use]
+    pub fn beats(&self) -> u64 {
+        self.beats.count()
     }
 
     fn call(&self) -> Call {

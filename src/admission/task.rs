@@ -15,11 +15,13 @@ use super::ledger::{Holder, Ledger, TakeError, Ticket};
 use super::question::{self, Starting};
 use super::queue::{Number, Outcome, StartQueue, Verdict};
 use super::{Allocation, Config, Placed, Refused, Request, Share, SlotBook, StartPermit, books, refusal};
+use crate::failpoint;
 use crate::ids::KernelId;
 use crate::inventory::Offer;
 use crate::policy::bindings::{scheduling, types};
 use crate::policy::worlds::{Order, OrderQuestion, Place, PlaceQuestion};
 use crate::policy::{self, Decided, Refusal};
+use crate::pulse::{Beats, PROGRESS_WITHIN};
 
 /// How often a placement is asked for again when its answer could not be booked: the offer changed
 /// while the policy was thinking.
@@ -81,6 +83,7 @@ pub(super) struct Task<A> {
     /// Counts what may change a policy's mind: room that came back, a new offer, time.
     changes: u64,
     ask_again_at: Instant,
+    beats: Beats,
 }
 
 struct Pending {
@@ -123,7 +126,7 @@ enum Step {
 }
 
 impl<A: Ask> Task<A> {
-    pub fn new(config: Config, ask: A, notes: mpsc::UnboundedSender<Note>) -> Self {
+    pub fn new(config: Config, ask: A, notes: mpsc::UnboundedSender<Note>, beats: Beats) -> Self {
         let back = notes.clone();
         let returns = Arc::new(move |ticket| {
             // Fails only without a task, and then there is no ledger to give anything back to.
@@ -141,6 +144,7 @@ impl<A: Ask> Task<A> {
             placing: None,
             ordering: None,
             changes: 0,
+            beats,
         }
     }
 
@@ -154,8 +158,12 @@ impl<A: Ask> Task<A> {
         self.take_offer(first);
         let mut offers_open = true;
         loop {
+            self.beats.beat();
             self.advance();
             let wake_at = self.wake_at();
+            // Without anything to do it still shows that it lives.
+            let shown_by = Instant::now() + PROGRESS_WITHIN;
+            let wake_at = wake_at.map_or(shown_by, |at| at.min(shown_by));
             // By priority: what came back before anything is decided about it, answers before new
             // questions, commands before the clock. Every branch is cancel-safe: channels keep what was not
             // received, answers stay in `self`.
@@ -181,9 +189,7 @@ impl<A: Ask> Task<A> {
                     }
                     self.obey(command);
                 }
-                () = tokio::time::sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {
-                    self.look_at_the_clock();
-                }
+                () = tokio::time::sleep_until(wake_at) => self.look_at_the_clock(),
             }
         }
     }
@@ -218,6 +224,7 @@ impl<A: Ask> Task<A> {
         }
         match command {
             Command::Place { number, request, wait, reply } => {
+                failpoint::reach("admission-step");
                 let arrived = Instant::now();
                 let pending = Pending { request, arrived, wait, reply, last: None, tried: None, attempts: 0 };
                 self.pending.insert(number, pending);
@@ -424,7 +431,7 @@ impl<A: Ask> Task<A> {
 
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
-        if self.ask_again_at <= now {
+        if self.somebody_waits() && self.ask_again_at <= now {
             self.ask_again_at = now + self.config.ask_again_every;
             self.changes += 1;
             self.starts.stir();

@@ -403,7 +403,12 @@ async fn a_policy_sees_what_is_free_and_who_is_near() {
 #[tokio::test]
 async fn calls_to_an_ended_task_are_refused() {
     let (commands, queue) = mpsc::channel(1);
-    let handle = Handle { commands, notes: mpsc::unbounded_channel().0, numbers: Arc::default() };
+    let handle = Handle {
+        commands,
+        notes: mpsc::unbounded_channel().0,
+        numbers: Arc::default(),
+        beats: Beats::default(),
+    };
     let waiting = handle.place(request("k", &[]), AT_ONCE);
     let (waiting, ()) = tokio::join!(waiting, async { drop(queue) });
     assert_eq!(waiting.unwrap_err().refusal.code, "admission-ended");
@@ -415,7 +420,12 @@ async fn calls_to_an_ended_task_are_refused() {
 #[tokio::test]
 async fn a_full_queue_says_busy() {
     let (commands, _queue) = mpsc::channel(1);
-    let handle = Handle { commands, notes: mpsc::unbounded_channel().0, numbers: Arc::default() };
+    let handle = Handle {
+        commands,
+        notes: mpsc::unbounded_channel().0,
+        numbers: Arc::default(),
+        beats: Beats::default(),
+    };
     let mut first = Box::pin(handle.place(request("k", &[]), AT_ONCE));
     assert!(first.as_mut().now_or_never().is_none());
     assert_eq!(handle.place(request("k", &[]), AT_ONCE).await.unwrap_err().refusal.code, "busy");

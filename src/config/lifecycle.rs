@@ -15,8 +15,15 @@ pub struct LifecycleSection {
     pub stop_grace: Duration,
     /// `lease-sec`: how long a leased kernel outlives its client.
     pub lease: Duration,
+    /// `stall-limit-sec`: how long a task of the core may stand still until the agent ends itself.
+    pub stall_limit: Duration,
     /// `reconcile-interval-sec`: how often the books are held against the engine.
     pub reconcile_interval: Duration,
+}
+
+/// Tasks show that they live every 5 s: a shorter limit would end an agent that is well.
+fn at_least(limit: Duration) -> Duration {
+    limit.max(2 * crate::pulse::PROGRESS_WITHIN)
 }
 
 impl LifecycleSection {
@@ -37,6 +44,7 @@ impl LifecycleSection {
             ready_timeout: seconds("lifecycle.ready-timeout-sec", 60, 3600),
             stop_grace: seconds("lifecycle.stop-grace-sec", 10, 3600),
             lease: seconds("lifecycle.lease-sec", 30, 86_400),
+            stall_limit: at_least(seconds("lifecycle.stall-limit-sec", 60, 3600)),
             reconcile_interval: seconds("lifecycle.reconcile-interval-sec", 10, 3600),
         }
     }

@@ -22,6 +22,7 @@ use super::{CreateRequest, KernelError, KernelView, Phase, Progress, Termination
 use crate::admission::{Share, StartPermit};
 use crate::engine::{ContainerSpec, ContainerState};
 use crate::events::EventKind;
+use crate::failpoint;
 use crate::route::Report;
 use crate::store::{Changes, StoreError};
 
@@ -220,6 +221,7 @@ impl Actor {
     fn report(&mut self, report: Report) -> Option<Input> {
         match report {
             Report::Answered(status) => {
+                failpoint::reach("answered");
                 if !std::mem::replace(&mut self.answered, true) {
                     self.view.send_modify(|view| {
                         view.ready_at_ms.get_or_insert_with(now_ms);
@@ -466,7 +468,15 @@ impl Actor {
             }
         });
         let event = event.map(|kind| (self.request.kernel, self.request.session, kind));
-        self.shared.outbox.commit(changes, event).await
+        self.shared.outbox.commit(changes, event).await?;
+        failpoint::reach(match notice {
+            Some(Notice::Preparing) => "committed-preparing",
+            Some(Notice::Creating) => "committed-creating",
+            Some(Notice::Started) => "committed-started",
+            Some(Notice::Terminated) => "committed-terminated",
+            None => "committed-stopping",
+        });
+        Ok(())
     }
 
     /// Lets everybody see where the kernel is.

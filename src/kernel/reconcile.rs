@@ -13,6 +13,7 @@ use super::record::KernelRecord;
 use super::registry::Kernels;
 use super::{KernelError, Phase};
 use crate::engine::{ContainerState, ContainerView, EngineEvent};
+use crate::failpoint;
 use crate::ids::{ContainerId, KernelId};
 
 /// How long something without an owner is left alone: a creation may be under way.
@@ -29,11 +30,13 @@ pub async fn recover(kernels: &Kernels) -> Result<usize, KernelError> {
     for row in set_aside {
         warn!(table = row.table, key = row.key, "a record was set aside: {}", row.problem);
     }
+    failpoint::reach("records-loaded");
     let containers = by_kernel(shared.engine.list(shared.instance).await?);
     let count = records.len();
     for record in records {
         let container = containers.get(&record.view.id).cloned();
         adopt(kernels, record, container).await?;
+        failpoint::reach("adopted");
     }
     Ok(count)
 }

@@ -14,6 +14,7 @@ use super::shared::Shared;
 use super::{CreateRequest, KernelError, KernelView};
 use crate::admission::{self, Allocation, Placed, StartPermit};
 use crate::engine::{ContainerSpec, ContainerState, EngineError, LogChunk, LogOptions, MountKind, MountSpec};
+use crate::failpoint;
 use crate::ids::{ContainerId, KernelId, KernelName};
 use crate::images;
 use crate::policy::DecidedBy;
@@ -101,6 +102,7 @@ pub async fn place(shared: Arc<Shared>, request: CreateRequest, name: KernelName
     let wanted = admission_request(&request, &name, &image, at_ms);
     let placed =
         shared.admission.place(wanted, request.wait).await.map_err(|refused| fail(refused.into()))?;
+    failpoint::reach("placed");
     Ok(Outcome::Placed { image, placed })
 }
 
@@ -195,7 +197,9 @@ pub async fn prepare(shared: Arc<Shared>, preparation: Preparation) -> StepResul
     })
     .await
     .map_err(&fail)?;
+    failpoint::reach("folders-made");
     attach(&shared, request.kernel, reports).await.map_err(&fail)?;
+    failpoint::reach("attached");
     Ok(Outcome::Prepared(Box::new(spec), decided))
 }
 
@@ -221,6 +225,7 @@ pub async fn create(shared: Arc<Shared>, spec: ContainerSpec) -> StepResult {
         other => other,
     };
     let container = made.map_err(|error| fail(error.into()))?;
+    failpoint::reach("container-created");
     let folders = shared.scratch.folders(spec.kernel);
     let id = container.to_string();
     blocking(move || files::append_container_id(&folders, &id)).await.map_err(&fail)?;
@@ -230,6 +235,7 @@ pub async fn create(shared: Arc<Shared>, spec: ContainerSpec) -> StepResult {
 /// Starts the container.
 pub async fn start(shared: Arc<Shared>, container: ContainerId) -> StepResult {
     shared.engine.start(&container).await.map_err(|error| failing("failed-to-start")(error.into()))?;
+    failpoint::reach("container-started");
     Ok(Outcome::Done)
 }
 
@@ -246,7 +252,9 @@ pub async fn await_ready(timeout: Duration) -> StepResult {
 
 /// Asks the container to end.
 pub async fn stop(shared: Arc<Shared>, container: ContainerId, grace: Duration) -> StepResult {
-    match shared.engine.stop(&container, grace).await {
+    let stopped = shared.engine.stop(&container, grace).await;
+    failpoint::reach("container-stopped");
+    match stopped {
         Ok(()) | Err(EngineError::NoSuchContainer(_)) => Ok(Outcome::Done),
         Err(error) => Err(failing("user-requested")(error.into())),
     }
@@ -262,6 +270,11 @@ pub async fn collect(
     if let Err(error) = shared.route.detach(kernel, &reason).await {
         tracing::warn!(%kernel, %error, "the kernel's link could not be closed");
     }
+    let scratch = shared.scratch.clone();
+    if let Err(error) = blocking(move || scratch.remove_sockets(kernel)).await {
+        tracing::warn!(%kernel, code = error.code, "{}", error.message);
+    }
+    failpoint::reach("detached");
     let Some(container) = container else { return Ok(Outcome::Ended(None)) };
     match shared.engine.inspect(&container).await {
         Ok(view) => Ok(Outcome::Ended(view.map(|view| view.state))),
@@ -288,12 +301,15 @@ pub async fn remove(
         None => Ok(()),
     };
     removed.map_err(|error| fail(error.into()))?;
+    failpoint::reach("container-removed");
     remove_folders(&shared, kernel, spec).await.map_err(&fail)?;
+    failpoint::reach("folders-removed");
     shared
         .store
         .delete::<super::record::KernelRecord>(&kernel.to_string())
         .await
         .map_err(|error| fail(error.into()))?;
+    failpoint::reach("record-removed");
     Ok(Outcome::Done)
 }
 

@@ -133,6 +133,23 @@ impl Scratch {
         Ok(folders)
     }
 
+    /// Removes the socket files of a kernel that has ended: those of an agent that was killed are in nobody's
+    /// hands. Removing missing ones is no error.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn remove_sockets(&self, kernel: KernelId) -> Result<(), ScratchError> {
+        let link = self.folders(kernel).link;
+        for name in [berth_link::SOCKET_IN, berth_link::SOCKET_OUT] {
+            let path = link.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(io_error("remove", &path))?,
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a kernel's folders. Removing missing ones is no error; nothing outside is touched,
     /// whatever links the kernel left.
     ///
