@@ -130,4 +130,7 @@ refuses_permission() {
         env DOCKER_HOST="unix://$dir/docker.sock" "$@" "$BERTH_BINARY" serve --engine docker --state-dir "$dir/home/state" --socket "$dir/home/berth.sock"
     says "it says the group as a remedy" "$ERR" 'group'
     says "it says the process engine as a remedy" "$ERR" 'engine[ =]process'
+    refuses "the same by berth run, with an agent of its own" 125 'docker.sock' \
+        env DOCKER_HOST="unix://$dir/docker.sock" "$@" "$BERTH_BINARY" --socket "$dir/home/none.sock" run --code 1
+    says "berth run says the process engine as a remedy" "$ERR" 'engine[ =]process'
 }

@@ -4,7 +4,7 @@
 //! with it (`serve --private`).
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -54,11 +54,14 @@ pub(super) async fn start(engine: Option<Engine>, verbose: bool) -> Result<(Agen
             command.arg("--debug");
         }
         let stderr = if verbose { Stdio::inherit() } else { File::create(&log)?.into() };
+        // Opened now: an agent that does not start removes its folder when it ends.
+        let log = if verbose { None } else { Some(File::open(&log)?) };
         // A process group of its own: Ctrl-C at the terminal is ours to handle.
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).process_group(0).spawn()
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).process_group(0);
+        Ok::<_, io::Error>((command.spawn()?, log))
     })();
-    let child = match started {
-        Ok(child) => child,
+    let (child, log) = match started {
+        Ok(started) => started,
         Err(error) => {
             let _ = fs::remove_dir_all(&folder);
             return Err(CliError::new(format!("a private agent could not be started: {error}")));
@@ -66,12 +69,12 @@ pub(super) async fn start(engine: Option<Engine>, verbose: bool) -> Result<(Agen
     };
     let mut private = PrivateAgent { child, folder };
     let agent = Agent::at(Some(socket))?;
-    private.wait_until_ready(&agent, &log).await?;
+    private.wait_until_ready(&agent, log).await?;
     Ok((agent, private))
 }
 
 impl PrivateAgent {
-    async fn wait_until_ready(&mut self, agent: &Agent, log: &Path) -> Result<(), CliError> {
+    async fn wait_until_ready(&mut self, agent: &Agent, mut log: Option<File>) -> Result<(), CliError> {
         let begun = Instant::now();
         loop {
             if let Ok(status) = agent.get::<NodeStatus>("/v1/status").await
@@ -80,7 +83,14 @@ impl PrivateAgent {
                 return Ok(());
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(last_words(&fs::read_to_string(log).unwrap_or_default(), status));
+                let Some(log) = &mut log else {
+                    let message = format!("the private agent did not start ({status}); its log is above");
+                    return Err(CliError::new(message));
+                };
+                let mut said = String::new();
+                // What cannot be read is not told: the status is.
+                let _ = log.read_to_string(&mut said);
+                return Err(last_words(&said, status));
             }
             if begun.elapsed() > READY_WITHIN {
                 return Err(CliError::new("the private agent did not get ready within 60 s")

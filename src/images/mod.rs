@@ -86,7 +86,7 @@ impl ImageError {
             Self::WrongArchitecture { image, wanted, .. } => {
                 Some(format!("docker pull --platform linux/{wanted} {image}"))
             }
-            Self::Engine(EngineError::Unreachable { remedies, .. }) => Some(remedies.join(", ")),
+            Self::Engine(EngineError::Unreachable { remedies, .. }) => Some(remedies.join("; or ")),
             Self::Engine(_) => None,
         }
     }

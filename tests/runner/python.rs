@@ -90,6 +90,7 @@ fn an_endless_loop_is_interrupted_and_python_lives_on() {
     agent.send("interrupt", "");
     let run = agent.run();
     assert!(run.err().contains("Traceback") && run.err().ends_with("KeyboardInterrupt\n"), "{}", run.err());
+    assert!(!run.err().contains("<berth>"), "frames of ours are shown: {}", run.err());
     assert_eq!(run.exit_code, Some(1));
     // Sent together, before the code can have begun.
     agent.send("code", "import time\nwhile True: time.sleep(1000)");

@@ -277,6 +277,14 @@ class Driver:
     def show(self, kind, value, trace):
         while trace is not None and trace.tb_frame.f_globals is globals():
             trace = trace.tb_next
+        # Frames of ours at its end, as of an interrupt or of `input`, are nobody's business either.
+        last, link = None, trace
+        while link is not None:
+            if link.tb_frame.f_globals is not globals():
+                last = link
+            link = link.tb_next
+        if last is not None:
+            last.tb_next = None
         try:
             value.__traceback__ = trace
             sys.last_type, sys.last_value, sys.last_traceback = kind, value, trace

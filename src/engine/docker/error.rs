@@ -12,7 +12,7 @@ use crate::engine::EngineError;
 use crate::ids::ContainerId;
 
 /// The remedy that always helps.
-pub(super) const WITHOUT_DOCKER: &str = "or run kernels as processes of this host: --engine process";
+pub(super) const WITHOUT_DOCKER: &str = "run kernels as processes of this host: --engine process";
 
 /// What a call was about, so that "not found" can say what was not.
 #[derive(Debug, Clone, Copy)]
