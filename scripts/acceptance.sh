@@ -4,13 +4,15 @@
 #   scripts/acceptance.sh [OPTIONS]
 #
 #   --engine docker|process  for items 2-4 and bad input (docker; process where no Docker engine answers)
-#   --only N[,N..]           of: 2 3 4 5 6 7 8 bad, and 1 (quickstart.sh twice; not run unless asked for)
+#   --only N[,N..]           of: 2 3 4 5 6 7 8 bad load idle, and, not run unless asked for, 1 (quickstart.sh
+#                            twice), engine (frozen and restarted; root), crash (minutes of kill -9)
 #   --as USER                items 2-4 and 6 as this user of the docker group, with programs installed
 #                            outside the clone; made and removed again when there is none (root).
 #                            Without it item 6 does so with a user of its own.
 #
 #   2 run   3 create, exec, stop, rm   4 interrupt   5 limits   6 unprivileged, files of root
 #   7 process engine with and without bubblewrap   8 what runner and agent add   bad  bad input
+#   load  many creations, much output   idle  an agent with ten idle kernels
 #
 # Exits 0 when no check failed. Build first: scripts/quickstart.sh or cargo xtask build.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -23,9 +25,13 @@ TOOLS=$REPO/scripts/acceptance
 . "$TOOLS/timing.sh"
 # shellcheck source=acceptance/bad-input.sh
 . "$TOOLS/bad-input.sh"
+# shellcheck source=acceptance/load.sh
+. "$TOOLS/load.sh"
+# shellcheck source=acceptance/engine.sh
+. "$TOOLS/engine.sh"
 set +e # a failed check is counted, not the end
 
-ENGINE='' ONLY=2,3,4,5,6,7,8,bad AS=''
+ENGINE='' ONLY=2,3,4,5,6,7,8,bad,load,idle AS=''
 while [ $# -gt 0 ]; do
     case $1 in
         --engine) ENGINE=${2:?--engine docker or process} && shift ;;
@@ -54,6 +60,7 @@ MADE_USER='' MADE_PREFIX=''
 clean_up() {
     trap - EXIT
     agent_stop
+    private_engine_remove
     [ -z "$MADE_PREFIX" ] || rm -rf "$MADE_PREFIX"
     [ -z "$MADE_USER" ] || userdel --remove "$MADE_USER" >/dev/null 2>&1 || userdel "$MADE_USER"
     rm -rf "$WORK"
@@ -184,7 +191,7 @@ if wanted 1; then
     at_most "quickstart.sh, second time" "$((took / 1000))" 60 s
 fi
 
-if wanted 2 || wanted 3 || wanted 4 || wanted root-files || { [ "$ENGINE" = docker ] && { wanted 5 || wanted 8; }; }; then
+if wanted 2 || wanted 3 || wanted 4 || wanted root-files || wanted load || wanted idle || { [ "$ENGINE" = docker ] && { wanted 5 || wanted 8; }; }; then
     if agent_start; then
         for item in 2 3 4; do
             wanted $item || continue
@@ -200,6 +207,8 @@ if wanted 2 || wanted 3 || wanted 4 || wanted root-files || { [ "$ENGINE" = dock
             if wanted root-files; then heading "${CONTEXT}files of root" && root_files; fi
             if wanted 8; then heading "8 what runner and agent add" && item_8; fi
         fi
+        if wanted load; then heading "${CONTEXT}many creations, much output" && load; fi
+        if wanted idle; then heading "${CONTEXT}an idle agent" && idle; fi
         agent_stop
     fi
 fi
@@ -235,6 +244,22 @@ if wanted bad; then
     fi
     bad_starts
     [ "$ENGINE" != docker ] || bad_permission
+fi
+
+if wanted engine; then
+    heading "an engine that hangs or is restarted"
+    engine_faults
+fi
+
+if wanted crash; then
+    heading "kill -9"
+    BERTH_CRASH_KILLS=200 BERTH_CRASH_KILLS_DOCKER=20 cargo test --workspace --test crash -- --nocapture 2>&1 |
+        grep -E '^test |kills;|^seed|skipped' | sed 's/^/      /' | tee "$WORK/crash"
+    if grep -q 'FAILED' "$WORK/crash" || ! grep -q ' ok$' "$WORK/crash"; then
+        result FAIL "every kill leads to the same end" "see above"
+    else
+        result ok "every kill leads to the same end" "$(grep -c ' ok$' "$WORK/crash") tests"
+    fi
 fi
 
 printf '\n%d passed, %d failed' "$PASSED" "$FAILED"

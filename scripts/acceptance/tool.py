@@ -3,6 +3,7 @@
   tool.py get PATH                 a value of the JSON on standard input: a.b.0.c; lists as one word a line
   tool.py records                  the kernels of `berth ps -a -o json`, one a line
   tool.py shares                   the slots of `berth slots -o json` of which something is held, one a line
+  tool.py starting                 the most kernels of `berth ps -o json` that were starting at one time
   tool.py median                   of the numbers on standard input
   tool.py create-body FROM TO      `docker inspect` of one container on standard input -> the body that makes
                                    an equal one, its mounts below folder FROM moved below TO
@@ -55,6 +56,19 @@ def shares():
     for slot in objects(json.load(sys.stdin), "held"):
         if any(digit in str(slot["held"]) for digit in "123456789"):
             print("share", slot.get("slot"), slot["held"])
+
+
+def starting():
+    """The most kernels of `berth ps -o json` that were starting at one time."""
+    steps = []
+    for kernel in objects(json.load(sys.stdin), "phase"):
+        if kernel.get("starting_at_ms") and kernel.get("ready_at_ms"):
+            steps += [(kernel["starting_at_ms"], 1), (kernel["ready_at_ms"], -1)]
+    now = most = 0
+    for _, step in sorted(steps):
+        now += step
+        most = max(most, now)
+    print(most)
 
 
 def median():
@@ -119,6 +133,7 @@ if __name__ == "__main__":
         "records": records,
         "shares": shares,
         "median": median,
+        "starting": starting,
         "create-body": create_body,
         "other-architecture": other_architecture,
     }

@@ -97,6 +97,7 @@ mod tests {
             memory_limit: None,
             runs_as: (1000, 1000),
             created_at_ms: u64::MAX,
+            starting_at_ms: Some(1),
             ready_at_ms: Some(1),
             runner_boot_ms: Some(12.34),
             termination: Some(Termination {

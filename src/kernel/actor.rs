@@ -290,7 +290,10 @@ impl Actor {
             }
             Outcome::Permitted(permit, by) => {
                 self.permit = Some(permit);
-                self.view.send_modify(|view| view.decisions.push(by));
+                self.view.send_modify(|view| {
+                    view.starting_at_ms = Some(now_ms());
+                    view.decisions.push(by);
+                });
             }
             Outcome::Prepared(spec, decided) => {
                 self.attached = true;

@@ -119,6 +119,9 @@ pub struct KernelView {
     pub runs_as: (u32, u32),
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
+    /// When it got its start slot.
+    #[serde(default)]
+    pub starting_at_ms: Option<u64>,
     /// When the runner first answered.
     pub ready_at_ms: Option<u64>,
     /// Runner boot in milliseconds, from its `main` to its first reply.

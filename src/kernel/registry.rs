@@ -75,6 +75,7 @@ impl Kernels {
             memory_limit: None,
             runs_as: self.inner.shared.runs_as(request.caller),
             created_at_ms: now,
+            starting_at_ms: None,
             ready_at_ms: None,
             runner_boot_ms: None,
             termination: None,
