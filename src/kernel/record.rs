@@ -41,3 +41,32 @@ impl Record for KernelRecord {
         self.view.id.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row as a berth of that version wrote it.
+    fn read(row: &str) -> KernelRecord {
+        let row: serde_json::Value = serde_json::from_str(row).unwrap();
+        let version = u32::try_from(row["version"].as_u64().unwrap()).unwrap();
+        KernelRecord::upgrade(version, row["value"].clone()).unwrap()
+    }
+
+    #[test]
+    fn a_row_of_version_1_keeps_its_image() {
+        let record = read(include_str!("../../tests/vectors/records/kernel-v1.json"));
+        let image = record.image.unwrap();
+        assert_eq!(
+            (image.reference.as_str(), image.id.as_str()),
+            ("berth/python:local", "sha256:462bc26f911b")
+        );
+        assert_eq!(record.view.name.as_str(), "k1");
+        assert_eq!(record.view.allocations.len(), 2);
+    }
+
+    #[test]
+    fn a_version_that_never_was_is_refused() {
+        assert!(KernelRecord::upgrade(0, serde_json::json!({})).is_err());
+    }
+}
