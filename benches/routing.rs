@@ -1,5 +1,6 @@
-//! Records per second from a kernel to a `Stream`, beside a direct PUSH and PULL pair and
-//! `zmq::proxy` in the same run: 64 B and 4 KiB payloads over ipc.
+//! Records per second from a kernel to a `Stream`, and whole executions one after another (task out, a
+//! record and the end back), beside a direct PUSH and PULL pair and `zmq::proxy` in the same run: 64 B and
+//! 4 KiB payloads over ipc.
 //!
 //! The route is the one that `serve` uses, with its default limits; the runner is a thread with two
 //! libzmq sockets. Only the ratio to the other two means anything on a shared machine.
@@ -120,6 +121,26 @@ impl Routed {
     }
 }
 
+impl Routed {
+    /// Executions of one record each, one after another.
+    fn round_trips(&self, count: u64) -> Duration {
+        self.runtime.block_on(async {
+            let began = Instant::now();
+            for _ in 0..count {
+                let task = Task::Exec("1".to_owned());
+                let request = RunRequest { run: RunId::random(), task, stdin: false, timeout: None };
+                let mut run = self.handle.run(self.kernel, request).await.unwrap();
+                let mut seen = 0;
+                while let Some(output) = run.output.recv().await {
+                    seen += u64::from(matches!(output, Output::Stdout(_)));
+                }
+                assert_eq!(seen, 1);
+            }
+            began.elapsed()
+        })
+    }
+}
+
 impl Drop for Routed {
     fn drop(&mut self) {
         self.context.destroy().unwrap();
@@ -176,6 +197,17 @@ impl Plain {
     }
 }
 
+impl Plain {
+    /// The same without an agent: a task out, a record and the end back.
+    fn round_trips(&self, count: u64) -> Duration {
+        let began = Instant::now();
+        for _ in 0..count {
+            self.records(1);
+        }
+        began.elapsed()
+    }
+}
+
 impl Drop for Plain {
     fn drop(&mut self) {
         (self.tasks, self.output) = (None, None);
@@ -201,6 +233,22 @@ fn routing(criterion: &mut Criterion) {
         drop(proxied);
         let routed = Routed::start(bytes);
         group.bench_function(BenchmarkId::new("route", bytes), |b| b.iter_custom(|n| routed.records(n)));
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("execute-round-trip");
+    group.throughput(Throughput::Elements(1));
+    for bytes in PAYLOADS {
+        let direct = Plain::start(bytes, false);
+        group.bench_function(BenchmarkId::new("direct", bytes), |b| b.iter_custom(|n| direct.round_trips(n)));
+        drop(direct);
+        let proxied = Plain::start(bytes, true);
+        group.bench_function(BenchmarkId::new("zmq-proxy", bytes), |b| {
+            b.iter_custom(|n| proxied.round_trips(n))
+        });
+        drop(proxied);
+        let routed = Routed::start(bytes);
+        group.bench_function(BenchmarkId::new("route", bytes), |b| b.iter_custom(|n| routed.round_trips(n)));
     }
     group.finish();
 }
