@@ -32,6 +32,7 @@ fn the_help_teaches() {
         "exec",
         "ps",
         "inspect",
+        "why",
         "interrupt",
         "stop",
         "rm",
@@ -42,15 +43,19 @@ fn the_help_teaches() {
         insta::assert_snapshot!(format!("berth-{command}"), help(&[command]));
     }
     insta::assert_snapshot!("berth-policy", help(&["policy"]));
-    insta::assert_snapshot!("berth-policy-list", help(&["policy", "list"]));
+    for command in ["list", "show", "push", "activate", "rollback", "journal"] {
+        insta::assert_snapshot!(format!("berth-policy-{command}"), help(&["policy", command]));
+    }
 }
 
 #[test]
 fn no_help_is_wider_than_a_hundred_columns() {
-    for command in ["serve", "run", "create", "exec", "status"] {
-        let help = help(&[command]);
+    let policy = ["list", "show", "push", "activate", "rollback", "journal"].map(|word| ["policy", word]);
+    let commands: [&[&str]; 6] = [&["serve"], &["run"], &["create"], &["exec"], &["status"], &["why"]];
+    for command in commands.into_iter().chain(policy.iter().map(|words| &words[..])) {
+        let help = help(command);
         let widest = help.lines().map(|line| line.chars().count()).max().unwrap();
-        assert!(widest <= 100, "{command}: {widest}");
+        assert!(widest <= 100, "{command:?}: {widest}");
     }
 }
 
@@ -76,7 +81,7 @@ fn errors_are_one_line_and_a_hint_with_a_documented_status() {
     let socket = dir.path().join("berth.sock");
     let socket = socket.to_str().unwrap();
     let no_agent = format!(
-        "berth: no agent answers at {socket}\n\
+        "berth: no agent answers at {socket} (no-agent)\n\
          hint: start one with `berth serve`, or name its socket with --socket or BERTH_SOCKET\n"
     );
     check_error(&["--socket", socket, "ps"], 1, &no_agent);
