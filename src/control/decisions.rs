@@ -124,7 +124,7 @@ async fn follow(
 ) {
     loop {
         let read = tokio::task::spawn_blocking(move || {
-            let entries = follower.next();
+            let entries = follower.read_on();
             (follower, entries)
         });
         let Ok((back, Ok(entries))) = read.await else { return };

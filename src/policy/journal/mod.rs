@@ -266,7 +266,7 @@ impl Follower {
     ///
     /// # Errors
     /// When the files cannot be read.
-    pub fn next(&mut self) -> io::Result<Vec<Entry>> {
+    pub fn read_on(&mut self) -> io::Result<Vec<Entry>> {
         self.written.mark_unchanged();
         self.cursor.next()
     }

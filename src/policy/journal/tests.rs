@@ -136,14 +136,14 @@ async fn a_follower_sees_what_comes_after_over_new_files() {
     journal.tell(telling("before"));
     journal.settled().await;
     let mut follower = journal.follow().unwrap();
-    assert_eq!(follower.next().unwrap(), []);
+    assert_eq!(follower.read_on().unwrap(), []);
     let long = "k".repeat(40_000);
     let mut seen = Vec::new();
     for _ in 0..10 {
         journal.tell(telling(&long));
         assert!(follower.more().await);
         loop {
-            let more = follower.next().unwrap();
+            let more = follower.read_on().unwrap();
             if more.is_empty() {
                 break;
             }

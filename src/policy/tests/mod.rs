@@ -1,20 +1,17 @@
 //! The host with faulty guests: each fault is told apart, the twin answers, nothing else suffers.
 
 mod guests;
-#[path = "../../../tests/support/questions.rs"]
-#[allow(dead_code, reason = "the tables are for tests/guests.rs")]
-mod questions;
 mod swap;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::bindings::{configuring, reporting, scheduling, types};
+use super::bindings::{scheduling, types};
 use super::guest::Guest;
 use super::sandbox::State;
 use super::slot::{Line, Member};
-use super::worlds::adjust::BUILTIN_NEEDS;
-use super::worlds::{AdjustQuestion, Order, OrderQuestion, PlaceQuestion, ReportQuestion};
+use super::worlds::tests::questions;
+use super::worlds::{Order, OrderQuestion};
 use super::*;
 
 /// `order` with a twin and a check of its own, so that these tests need no shipped logic.
