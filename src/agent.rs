@@ -1,7 +1,7 @@
 //! Composition root: start order, supervision of every task, exit (design §4).
 //!
-//! Start order: configuration, lock of the state directory, policies, engine, routing, records and the
-//! engine's list (adoption), then the control API. Whatever is wrong is told before anything is touched. The
+//! Start order: configuration, lock of the state directory, engine, policies with what operators made of them,
+//! routing, records and the engine's list (adoption), then the control API. Whatever is wrong is told before anything is touched. The
 //! end comes in the opposite order; kernels run on.
 
 use std::path::{Path, PathBuf};
@@ -112,7 +112,7 @@ async fn examine(config: Config) -> Result<(), AgentError> {
     let runner = config.kernel_runner.find().map_err(no_runner)?;
     let engine = connect(&config, runner).await?;
     let info = engine.info().await?;
-    let policies = start_policies(&config).await?;
+    let policies = start_policies(&config, None).await?;
     let inventory = inventory::detect();
     let offer = inventory::offer(&policies, Arc::new(inventory)).await;
     println!(
@@ -167,13 +167,17 @@ async fn live(config: Config) -> Result<(), AgentError> {
     };
     let engine = connect(&config, runner.clone()).await?;
     let engine_info = engine.info().await?;
-    let policies = start_policies(&config).await?;
+    let kept = policy::Kept::load(&opened.handle, &state_dir).await?;
+    let policies = start_policies(&config, Some(kept.clone())).await?;
+    let swap = policy::swap::Swap::new(policies.clone(), opened.handle.clone(), kept);
     let (route, route_thread) = route::start(route::Config::default()).map_err(|error| {
         AgentError::new(error.to_string(), "see `ulimit -n`; the agent needs two sockets per kernel")
     })?;
     let mut tasks = JoinSet::new();
     let (offers, reporter) = inventory::watch(policies.clone(), Arc::new(inventory::detect())).await;
     tasks.spawn(named("inventory", reporter));
+    tasks.spawn(named("policy-demotions", swap.clone().save_demotions()));
+    let journal = policies.journal().cloned();
     let admission = admission::start(
         admission::Config { start_limit: config.lifecycle.start_limit, ..admission::Config::default() },
         policies.clone(),
@@ -219,7 +223,7 @@ async fn live(config: Config) -> Result<(), AgentError> {
     let control = control::start(
         &config.control.socket,
         config.control.group.clone(),
-        Rooms { kernels: kernels.clone(), route, policy: policies, admission, offers, status },
+        Rooms { kernels: kernels.clone(), route, policy: policies, swap, admission, offers, status },
         config.mounts.allow.clone(),
     )
     .map_err(|error| AgentError { message: error.to_string(), hint: Some(error.hint()) })?;
@@ -249,6 +253,9 @@ async fn live(config: Config) -> Result<(), AgentError> {
     tasks.shutdown().await;
     drop(kernels);
     route_thread.stop();
+    if let Some(journal) = journal {
+        journal.settled().await;
+    }
     opened.handle.close().await;
     ended
 }
@@ -263,9 +270,13 @@ async fn connect(config: &Config, runner: PathBuf) -> Result<SharedEngine, Agent
     Ok(engine::connect(config.standalone.engine, place).await?)
 }
 
-async fn start_policies(config: &Config) -> Result<policy::Handle, AgentError> {
+async fn start_policies(config: &Config, kept: Option<policy::Kept>) -> Result<policy::Handle, AgentError> {
     let config = config.policy.clone();
-    blocking(move || policy::start(config))
+    let start = move || match kept {
+        Some(kept) => policy::start_kept(config, kept),
+        None => policy::start(config),
+    };
+    blocking(start)
         .await?
         .map_err(|error| AgentError::new(error.to_string(), "mend [policy], or start with --policy builtin"))
 }

@@ -32,6 +32,7 @@ fn the_help_teaches() {
         "exec",
         "ps",
         "inspect",
+        "why",
         "interrupt",
         "stop",
         "rm",
@@ -42,15 +43,19 @@ fn the_help_teaches() {
         insta::assert_snapshot!(format!("berth-{command}"), help(&[command]));
     }
     insta::assert_snapshot!("berth-policy", help(&["policy"]));
-    insta::assert_snapshot!("berth-policy-list", help(&["policy", "list"]));
+    for command in ["list", "show", "push", "activate", "rollback", "journal"] {
+        insta::assert_snapshot!(format!("berth-policy-{command}"), help(&["policy", command]));
+    }
 }
 
 #[test]
 fn no_help_is_wider_than_a_hundred_columns() {
-    for command in ["serve", "run", "create", "exec", "status"] {
-        let help = help(&[command]);
+    let policy = ["list", "show", "push", "activate", "rollback", "journal"].map(|word| ["policy", word]);
+    let commands: [&[&str]; 6] = [&["serve"], &["run"], &["create"], &["exec"], &["status"], &["why"]];
+    for command in commands.into_iter().chain(policy.iter().map(|words| &words[..])) {
+        let help = help(command);
         let widest = help.lines().map(|line| line.chars().count()).max().unwrap();
-        assert!(widest <= 100, "{command}: {widest}");
+        assert!(widest <= 100, "{command:?}: {widest}");
     }
 }
 

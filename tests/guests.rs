@@ -39,7 +39,7 @@ struct Guest {
 fn guest(name: &str) -> Guest {
     let folder = std::env::var_os("BERTH_GUESTS_DIR")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/policies/dist")), PathBuf::from);
-    let bytes = std::fs::read(folder.join(name).with_extension("wasm")).unwrap();
+    let bytes = std::fs::read(folder.join(format!("{name}.wasm"))).unwrap();
     let engine = Engine::default();
     let component = Component::from_binary(&engine, &bytes).unwrap();
     let mut linker = Linker::new(&engine);
@@ -106,6 +106,25 @@ fn scheduler_orders_as_the_built_in() {
         let scheduling = instance.berth_policy_scheduling();
         let answer = scheduling.call_order(&mut store, ctx, waiting, node, load).unwrap();
         same(index, &answer, &Order::twin(ctx, question).unwrap());
+    }
+}
+
+#[test]
+fn the_last_core_example_gives_cores_from_the_last_one_down() {
+    let guest = guest("examples/last-core");
+    let inventory = questions::inventory(4, 0, 1);
+    for (cores, expected) in [(1, &[3][..]), (2, &[2, 3]), (4, &[0, 1, 2, 3])] {
+        let question = questions::place(&inventory, &[(0, cores * questions::ONE)], |_| 0);
+        let (mut store, instance) = fresh!(guest, scheduler::Scheduler);
+        let PlaceQuestion { request, node, choice } = &question;
+        let ctx = questions::context(&[]);
+        let scheduling = instance.berth_policy_scheduling();
+        let answer = scheduling.call_place(&mut store, &ctx, request, node, choice).unwrap().unwrap();
+        let (shares, note) = Place::check(&ctx, &question, answer).unwrap();
+        let numbers: Vec<u32> =
+            shares.iter().map(|share| node.devices[share.device as usize].number).collect();
+        assert_eq!(numbers, expected, "{cores} cores");
+        assert_eq!(note.as_deref(), Some("the last free cores"));
     }
 }
 

@@ -31,6 +31,7 @@ mod ledger;
 mod question;
 mod queue;
 mod refusal;
+mod rehearse;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use super::ledger::{Holder, Ledger, TakeError, Ticket};
 use super::question::{self, Starting};
 use super::queue::{Number, Outcome, StartQueue, Verdict};
-use super::{Allocation, Config, Placed, Refused, Request, Share, SlotBook, StartPermit, books, refusal};
+use super::{
+    Allocation, Config, Placed, Refused, Request, Share, SlotBook, StartPermit, books, refusal, rehearse,
+};
 use crate::failpoint;
 use crate::ids::KernelId;
 use crate::inventory::Offer;
@@ -53,10 +55,31 @@ type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 /// What the task can be asked.
 #[derive(Debug)]
 pub(super) enum Command {
-    Place { number: Number, request: Box<Request>, wait: Option<Duration>, reply: Reply<Placed> },
-    Permit { number: Number, request: Box<Request>, reply: Reply<(StartPermit, policy::DecidedBy)> },
-    Restore { kernel: KernelId, name: String, allocations: Vec<Allocation>, reply: Reply<Share> },
-    Books { reply: oneshot::Sender<Vec<SlotBook>> },
+    Place {
+        number: Number,
+        request: Box<Request>,
+        wait: Option<Duration>,
+        reply: Reply<Placed>,
+    },
+    Permit {
+        number: Number,
+        request: Box<Request>,
+        reply: Reply<(StartPermit, policy::DecidedBy)>,
+    },
+    Restore {
+        kernel: KernelId,
+        name: String,
+        allocations: Vec<Allocation>,
+        reply: Reply<Share>,
+    },
+    /// See [`super::rehearse`].
+    Rehearse {
+        request: Box<Request>,
+        reply: Reply<rehearse::Question>,
+    },
+    Books {
+        reply: oneshot::Sender<Vec<SlotBook>>,
+    },
 }
 
 /// What is said by dropping something; it must neither block nor fail.
@@ -237,6 +260,11 @@ impl<A: Ask> Task<A> {
                 let share = self.ledger.restore(holder, &allocations);
                 // A share that nobody receives is dropped here and comes back.
                 let _ = reply.send(share.map_err(|_| refusal::already_booked(&name)));
+            }
+            Command::Rehearse { request, reply } => {
+                let waiting = self.pending.values().map(|pending| &*pending.request);
+                let question = rehearse::question(&request, self.offer.as_ref(), &self.ledger, waiting);
+                let _ = reply.send(question);
             }
             Command::Books { reply } => {
                 let _ = reply.send(books::books(self.offer.as_deref(), &self.ledger));

@@ -137,6 +137,29 @@ impl Agent {
         answer.bytes().await.map(drop)
     }
 
+    /// Hands the agent the bytes of a file.
+    pub(super) async fn hand<T: DeserializeOwned>(&self, path: &str, bytes: Vec<u8>) -> Result<T, CliError> {
+        let body = Full::from(bytes).map_err(|never| match never {}).boxed_unsync();
+        self.send(Method::POST, path, body).await?.json().await
+    }
+
+    /// Reads something line by line, as it comes.
+    pub(super) async fn lines(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let mut answer = self.send(Method::GET, path, empty()).await?;
+        let mut lines = BytesMut::new();
+        while let Some(piece) = answer.piece().await? {
+            lines.extend_from_slice(&piece);
+            while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
+                each(&lines.split_to(end + 1))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A kernel's log, frame by frame.
     pub(super) async fn logs(
         &self,
@@ -265,7 +288,7 @@ pub(super) fn lost() -> CliError {
     CliError::new("the connection to the agent was lost").with_hint("`berth status` says whether it is back")
 }
 
-fn not_understood(error: &serde_json::Error) -> CliError {
+pub(super) fn not_understood(error: &serde_json::Error) -> CliError {
     CliError::new(format!("the agent's answer was not understood: {error}")).with_hint(
         "agent and command are of different versions: compare `berth status` and `berth --version`",
     )
@@ -281,7 +304,7 @@ fn json(body: &impl Serialize) -> Result<Body, CliError> {
 }
 
 /// Percent-encoding for a value in a query (RFC 3986).
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {

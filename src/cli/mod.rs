@@ -38,6 +38,7 @@ mod stream;
 mod tests;
 mod version;
 mod what;
+mod why;
 mod wishes;
 
 use client::Agent;
@@ -103,6 +104,7 @@ enum Command {
     Exec(exec::Exec),
     Ps(ps::Ps),
     Inspect(inspect::Inspect),
+    Why(why::Why),
     Interrupt(interrupt::Interrupt),
     Stop(stop::Stop),
     Rm(rm::Rm),
@@ -202,6 +204,7 @@ impl Command {
                 Self::Create(command) => command.run(context).await.map(|()| 0),
                 Self::Ps(command) => command.run(context).await.map(|()| 0),
                 Self::Inspect(command) => command.run(context).await.map(|()| 0),
+                Self::Why(command) => command.run(context).await.map(|()| 0),
                 Self::Interrupt(command) => command.run(context).await.map(|()| 0),
                 Self::Stop(command) => command.run(context).await.map(|()| 0),
                 Self::Rm(command) => command.run(context).await.map(|()| 0),

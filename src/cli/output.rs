@@ -27,6 +27,11 @@ enum Form {
 }
 
 impl Output {
+    /// Whether it is for programs.
+    pub(super) fn is_json(self) -> bool {
+        self.form == Form::Json
+    }
+
     /// Prints `value` as JSON, or what `text` makes of it.
     pub(super) fn print<T: Serialize>(
         self,

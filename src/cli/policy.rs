@@ -1,13 +1,19 @@
-//! `berth policy`: who decides.
+//! `berth policy`: who decides, and replacing them while kernels run.
+//!
+//! `swap`: push, activate, rollback; `show`: one policy; `journal`: what was decided.
 
 use clap::Subcommand;
 
 use super::Context;
 use super::error::CliError;
-use super::output::{Output, table, world};
-use crate::policy::PolicyView;
+use super::output::{Output, age, table, world};
+use crate::policy::{ModuleRow, PolicyView, WorldKind};
 
-/// Show the policies that make this node's decisions
+mod journal;
+mod show;
+mod swap;
+
+/// Show and replace the policies that make this node's decisions
 #[derive(Debug, clap::Args)]
 pub(super) struct Policy {
     #[command(subcommand)]
@@ -16,32 +22,52 @@ pub(super) struct Policy {
 
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
-    /// List the active policy of each world, how often it was asked and how long it took
-    #[command(after_help = "\
+    List(List),
+    Show(show::Show),
+    Push(swap::Push),
+    Activate(swap::Activate),
+    Rollback(swap::Rollback),
+    Journal(journal::Journal),
+}
+
+/// List the active policy of each world, how often it was asked and how long it took
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
 Examples:
   berth policy list
   berth policy list -o json | jq '.[] | {world, name, digest}'
 
+SOURCE is what agent.toml says (shipped, builtin, a path), or `pushed` where an operator has activated
+a policy: that wins over agent.toml until it is rolled back or `activate --configured WORLD`.
 FELL BACK counts the calls that a policy did not answer as it should; the last good version, or the
 built-in, answered them.")]
-    List {
-        #[command(flatten)]
-        output: Output,
-    },
+struct List {
+    #[command(flatten)]
+    output: Output,
 }
 
 impl Policy {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
-        let PolicyCommand::List { output } = self.command;
-        let policies: Vec<PolicyView> = context.agent.get("/v1/policies").await?;
-        output.print(&policies, |policies| text(policies))
+        match self.command {
+            PolicyCommand::List(List { output }) => {
+                let policies: Vec<PolicyView> = context.agent.get("/v1/policies").await?;
+                // For people also what waits to be activated.
+                let modules: Vec<ModuleRow> = context.agent.get("/v1/policies/modules").await?;
+                output.print(&policies, |policies| text(policies) + &waiting(policies, &modules))
+            }
+            PolicyCommand::Show(command) => command.run(context).await,
+            PolicyCommand::Push(command) => command.run(context).await,
+            PolicyCommand::Activate(command) => command.run(context).await,
+            PolicyCommand::Rollback(command) => command.run(context).await,
+            PolicyCommand::Journal(command) => command.run(context).await,
+        }
     }
 }
 
 fn text(policies: &[PolicyView]) -> String {
     let rows = policies.iter().map(|policy| {
         vec![
-            world(policy.world).to_owned(),
+            slot(policy.world, policy.link, policies),
             policy.name.clone(),
             policy.version.clone(),
             policy.digest.map_or_else(|| "-".to_owned(), |digest| digest.short()),
@@ -55,7 +81,40 @@ fn text(policies: &[PolicyView]) -> String {
     let headings = ["WORLD", "NAME", "VERSION", "DIGEST", "CALLS", "FELL BACK", "P50", "P99", "SOURCE"];
     let mut text = table(&headings, rows);
     for (policy, fault) in policies.iter().filter_map(|policy| Some((policy, policy.last_fault.as_ref()?))) {
-        text += &format!("{}: last failure: {}\n", policy.name, fault.message);
+        match &policy.demoted {
+            Some(demoted) => text += &format!("{}: {demoted}\n", policy.name),
+            None => text += &format!("{}: last failure: {}\n", policy.name, fault.message),
+        }
     }
     text
+}
+
+/// The world, and which member of its chain where there are several.
+fn slot(of: WorldKind, link: usize, policies: &[PolicyView]) -> String {
+    match policies.iter().filter(|policy| policy.world == of).count() {
+        0 | 1 => world(of).to_owned(),
+        _ => format!("{} {link}", world(of)),
+    }
+}
+
+/// What was pushed and is not active.
+fn waiting(policies: &[PolicyView], modules: &[ModuleRow]) -> String {
+    let idle = modules.iter().filter(|module| {
+        !policies.iter().any(|policy| policy.source == "pushed" && policy.digest == Some(module.digest))
+    });
+    let rows: Vec<Vec<String>> = idle
+        .map(|module| {
+            vec![
+                world(module.world).to_owned(),
+                module.name.clone(),
+                module.version.clone(),
+                module.digest.short(),
+                format!("{} ago by uid {}", age(module.pushed_at_ms), module.uid),
+            ]
+        })
+        .collect();
+    match rows.is_empty() {
+        true => String::new(),
+        false => format!("\n{}", table(&["PUSHED FOR", "NAME", "VERSION", "DIGEST", "WHEN"], rows)),
+    }
 }

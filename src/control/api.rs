@@ -5,6 +5,14 @@
 //! | `GET /v1/status` | [`crate::agent::NodeStatus`] |
 //! | `GET /v1/slots` | [`SlotsView`] |
 //! | `GET /v1/policies` | list of [`crate::policy::PolicyView`] |
+//! | `GET /v1/policies/modules` | list of [`crate::policy::ModuleRow`] |
+//! | `POST /v1/policies/modules?link=N` bytes | [`crate::policy::swap::Pushed`] |
+//! | `POST /v1/policies/activate` [`ActivateBody`] | [`crate::policy::swap::Swapped`] |
+//! | `POST /v1/policies/rollback` [`RollbackBody`] | [`crate::policy::swap::Swapped`] |
+//! | `GET /v1/policies/show?of=TEXT&link=N` | list of [`crate::policy::swap::Shown`] |
+//! | `GET /v1/decisions?kernel=K&most=N&follow=true` | a line of JSON per [`crate::policy::journal::Entry`] |
+//! | `GET /v1/kernels/{ref}/why` | [`WhyView`] |
+//! | `POST /v1/dry-run` [`CreateBody`] | [`crate::kernel::Rehearsal`] |
 //! | `POST /v1/kernels` [`CreateBody`] | a line of JSON per [`crate::kernel::Progress`]; hanging up cancels |
 //! | `GET /v1/kernels?all=true` | list of [`KernelView`] |
 //! | `GET /v1/kernels/{ref}` | [`KernelView`] |
@@ -18,6 +26,9 @@
 //! Everything that goes wrong is an [`ErrorBody`].
 //!
 //! [`KernelView`]: crate::kernel::KernelView
+//! [`ActivateBody`]: super::policy_api::ActivateBody
+//! [`RollbackBody`]: super::policy_api::RollbackBody
+//! [`WhyView`]: super::policy_api::WhyView
 
 use std::collections::BTreeMap;
 
@@ -168,7 +179,21 @@ impl ErrorBody {
             "busy" | "stopping" | "engine-unreachable" => StatusCode::SERVICE_UNAVAILABLE,
             "engine-deadline" => StatusCode::GATEWAY_TIMEOUT,
             "upgrade-required" => StatusCode::UPGRADE_REQUIRED,
-            "no-such-kernel" | "no-such-path" => StatusCode::NOT_FOUND,
+            "no-such-kernel" | "no-such-path" | "no-such-policy" => StatusCode::NOT_FOUND,
+            "not-a-component"
+            | "precompiled"
+            | "malformed-module"
+            | "forbidden-import"
+            | "no-world"
+            | "other-interface-version"
+            | "does-not-compile"
+            | "does-not-instantiate"
+            | "describe-failed"
+            | "not-granted"
+            | "ambiguous-digest"
+            | "which-link" => StatusCode::BAD_REQUEST,
+            "module-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "builtins-only" | "no-history" => StatusCode::CONFLICT,
             "wrong-method" => StatusCode::METHOD_NOT_ALLOWED,
             "name-taken" | "kernel-exists" | "run-exists" | "not-running" | "still-running"
             | "not-enough-free" | "more-than-offered" => StatusCode::CONFLICT,
@@ -209,6 +234,10 @@ mod tests {
             ("mount-not-allowed", 403),
             ("mount-source-missing", 400),
             ("engine-unreachable", 503),
+            ("no-such-policy", 404),
+            ("no-such-link", 400),
+            ("wrong-settings", 400),
+            ("module-too-large", 413),
             ("something-new", 500),
         ] {
             assert_eq!(ErrorBody::new(code, "x").status().as_u16(), status, "{code}");

@@ -25,11 +25,11 @@ use super::{Shared, mounts, session};
 use crate::agent::NodeStatus;
 use crate::engine::{LogChunk, LogOptions};
 use crate::ids::KernelRef;
-use crate::kernel::{CreateRequest, KernelView, Progress};
+use crate::kernel::{CreateRequest, KernelView};
 use crate::policy::PolicyView;
 
-type Agent = State<Arc<Shared>>;
-type Answer<T> = Result<T, ErrorBody>;
+pub(super) type Agent = State<Arc<Shared>>;
+pub(super) type Answer<T> = Result<T, ErrorBody>;
 
 /// All paths, behind the check of who asks.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -37,6 +37,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/slots", get(slots))
         .route("/v1/policies", get(policies))
+        .merge(super::policies::routes())
+        .merge(super::decisions::routes())
         .route("/v1/kernels", get(list).post(create))
         .route("/v1/kernels/{kernel}", get(inspect).delete(remove))
         .route("/v1/kernels/{kernel}/stop", post(stop))
@@ -69,7 +71,9 @@ async fn guard(
 }
 
 async fn status(State(agent): Agent) -> Json<NodeStatus> {
-    Json(agent.rooms.status.borrow().clone())
+    let mut status = agent.rooms.status.borrow().clone();
+    status.problems.extend(agent.rooms.policy.problems());
+    Json(status)
 }
 
 async fn slots(State(agent): Agent) -> Json<SlotsView> {
@@ -108,24 +112,7 @@ async fn create(
     let Json(body) = body?;
     let shared = Arc::clone(&agent);
     let progress = on_core(&agent, async move {
-        let (asked, allow) = (body.mounts.clone(), shared.mounts_allow.clone());
-        let whose = caller.clone();
-        // Looks at the file system, which may be a slow one.
-        let mounts = tokio::task::spawn_blocking(move || mounts::resolve(&asked, &whose, &allow))
-            .await
-            .map_err(|_| failed())??;
-        let request = CreateRequest {
-            kernel: body.kernel,
-            session: body.session,
-            name: body.name,
-            image: body.image,
-            wants: body.wants,
-            env: body.env,
-            mounts,
-            caller: (caller.uid, caller.gid),
-            wait: body.wait_ms.map(Duration::from_millis),
-            leased: body.leased,
-        };
+        let request = request_for(&shared, &caller, body).await?;
         Answer::Ok(shared.rooms.kernels.create(request).await)
     })
     .await??;
@@ -133,7 +120,29 @@ async fn create(
     Ok(streamed("application/x-ndjson", Body::from_stream(lines)))
 }
 
-fn line(step: &Progress) -> Result<Bytes, serde_json::Error> {
+/// What the caller may have of what is asked for.
+pub(super) async fn request_for(shared: &Shared, caller: &Caller, body: CreateBody) -> Answer<CreateRequest> {
+    let (asked, allow, whose) = (body.mounts, shared.mounts_allow.clone(), caller.clone());
+    // Looks at the file system, which may be a slow one.
+    let mounts = tokio::task::spawn_blocking(move || mounts::resolve(&asked, &whose, &allow))
+        .await
+        .map_err(|_| failed())??;
+    Ok(CreateRequest {
+        kernel: body.kernel,
+        session: body.session,
+        name: body.name,
+        image: body.image,
+        wants: body.wants,
+        env: body.env,
+        mounts,
+        caller: (caller.uid, caller.gid),
+        wait: body.wait_ms.map(Duration::from_millis),
+        leased: body.leased,
+    })
+}
+
+/// A value as a line of JSON.
+pub(super) fn line(step: &impl serde::Serialize) -> Result<Bytes, serde_json::Error> {
     let mut line = serde_json::to_vec(step)?;
     line.push(b'\n');
     Ok(line.into())
@@ -285,22 +294,22 @@ async fn wrong_method(request: Request) -> ErrorBody {
 }
 
 /// Runs on the agent's runtime, so that what a room spawns lives there and not on this thread.
-async fn on_core<T: Send + 'static>(
+pub(super) async fn on_core<T: Send + 'static>(
     agent: &Shared,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Answer<T> {
     agent.core.spawn(work).await.map_err(|_| failed())
 }
 
-fn failed() -> ErrorBody {
+pub(super) fn failed() -> ErrorBody {
     ErrorBody::new("internal", "the request failed inside the agent").with_hint("its log says more")
 }
 
-fn parse(kernel: &str) -> Answer<KernelRef> {
+pub(super) fn parse(kernel: &str) -> Answer<KernelRef> {
     kernel.parse().map_err(|error: crate::ids::ParseIdError| ErrorBody::new("bad-name", error.to_string()))
 }
 
-fn streamed(kind: &'static str, body: Body) -> Response {
+pub(super) fn streamed(kind: &'static str, body: Body) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], body).into_response()
 }
 

@@ -6,7 +6,8 @@
 //! calls of the rooms in [`Rooms`], answers become JSON ([`api`]).
 //!
 //! * [`socket`]: the socket's file, stale ones, who may reach it; [`peer`]: who connected
-//! * `handlers`: one function per request; `session`: one run over an upgraded connection
+//! * `handlers`: one function per request; `policies`: those that replace policies; `decisions`: the journal,
+//!   `create --dry-run`, and `why` with its sentences; `session`: one run over an upgraded connection
 //! * [`stream`]: the frames of such a connection, pure; [`mounts`]: what a caller may mount
 
 use std::future::IntoFuture as _;
@@ -26,12 +27,16 @@ use crate::kernel::Kernels;
 use crate::{admission, policy, route};
 
 pub mod api;
+mod decisions;
 mod handlers;
 pub mod mounts;
 pub mod peer;
+mod policies;
+pub mod policy_api;
 mod session;
 pub mod socket;
 pub mod stream;
+mod why;
 
 /// How long open requests and streams have to end when the agent does.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -45,6 +50,8 @@ pub struct Rooms {
     pub route: route::Handle,
     /// Policies.
     pub policy: policy::Handle,
+    /// Replacing them.
+    pub swap: policy::swap::Swap,
     /// The books.
     pub admission: admission::Handle,
     /// What the node offers; none before the first decision.

@@ -18,12 +18,14 @@ pub mod plan;
 pub mod reconcile;
 mod record;
 mod registry;
+mod rehearsal;
 mod shared;
 mod state;
 mod steps;
 
 pub use record::KernelRecord;
 pub use registry::Kernels;
+pub use rehearsal::{EditBy, Rehearsal};
 pub use shared::{Settings, Shared, now_ms};
 
 /// A kernel to be made.

@@ -112,13 +112,8 @@ impl Kernels {
         if entries.contains_key(&kernel) {
             return Err(KernelError::new("kernel-exists", format!("kernel {kernel} exists already")));
         }
-        if let Some(other) = entries.values().find(|entry| entry.view.borrow().name == view.name) {
-            let other = other.view.borrow();
-            return Err(KernelError::new(
-                "name-taken",
-                format!("a kernel of the name {} exists already", view.name),
-            )
-            .hint(format!("remove it by `berth rm -f {}`, or choose another name", other.name)));
+        if entries.values().any(|entry| entry.view.borrow().name == view.name) {
+            return Err(name_taken(&view.name));
         }
         let (view, views) = watch::channel(view);
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
@@ -144,6 +139,12 @@ impl Kernels {
             }
         });
         Ok(())
+    }
+
+    /// Whether a kernel of that name could be made.
+    pub(super) fn name_is_free(&self, name: &KernelName) -> Result<(), KernelError> {
+        let taken = self.entries().values().any(|entry| entry.view.borrow().name == *name);
+        if taken { Err(name_taken(name)) } else { Ok(()) }
     }
 
     /// Every kernel, oldest first; `all`: ended ones too.
@@ -283,8 +284,13 @@ impl Drop for Lease {
     }
 }
 
+fn name_taken(name: &KernelName) -> KernelError {
+    KernelError::new("name-taken", format!("a kernel of the name {name} exists already"))
+        .hint(format!("remove it by `berth rm -f {name}`, or choose another name"))
+}
+
 /// `k-` and the first eight digits of the id.
-fn made_up_name(kernel: KernelId) -> KernelName {
+pub(super) fn made_up_name(kernel: KernelId) -> KernelName {
     let id = kernel.to_string();
     #[expect(clippy::expect_used, reason = "a letter, a dash and eight hexadecimal digits")]
     format!("k-{}", &id[..8]).parse().expect("a well-formed name")

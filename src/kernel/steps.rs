@@ -17,7 +17,8 @@ use crate::engine::{ContainerSpec, ContainerState, EngineError, LogChunk, LogOpt
 use crate::failpoint;
 use crate::ids::{ContainerId, KernelId, KernelName};
 use crate::images;
-use crate::policy::DecidedBy;
+use crate::inventory::Offer;
+use crate::policy::{DecidedBy, Purpose};
 use crate::route::{Attach, Report};
 use crate::scratch::{ScratchError, files};
 
@@ -89,16 +90,19 @@ pub fn admission_request(
     }
 }
 
+/// The image that a request means.
+pub async fn choose_image(shared: &Shared, request: &CreateRequest) -> Result<ChosenImage, KernelError> {
+    let (wanted, default) = (request.image.as_deref(), shared.settings.default_image.as_deref());
+    let chosen = images::choose(&*shared.engine, wanted, default).await?;
+    let reference =
+        request.image.clone().or_else(|| chosen.tags.first().cloned()).unwrap_or_else(|| chosen.id.clone());
+    Ok(ChosenImage { reference, id: chosen.id, labels: chosen.labels })
+}
+
 /// Chooses the image and takes a share.
 pub async fn place(shared: Arc<Shared>, request: CreateRequest, name: KernelName, at_ms: u64) -> StepResult {
     let fail = failing("failed-to-create");
-    let chosen =
-        images::choose(&*shared.engine, request.image.as_deref(), shared.settings.default_image.as_deref())
-            .await
-            .map_err(|error| fail(error.into()))?;
-    let reference =
-        request.image.clone().or_else(|| chosen.tags.first().cloned()).unwrap_or_else(|| chosen.id.clone());
-    let image = ChosenImage { reference, id: chosen.id, labels: chosen.labels };
+    let image = choose_image(&shared, &request).await.map_err(&fail)?;
     let wanted = admission_request(&request, &name, &image, at_ms);
     let placed =
         shared.admission.place(wanted, request.wait).await.map_err(|refused| fail(refused.into()))?;
@@ -135,6 +139,37 @@ pub struct Preparation {
     pub at_ms: u64,
 }
 
+/// The container before any policy has seen it.
+pub fn plan(
+    shared: &Shared,
+    request: &CreateRequest,
+    name: &KernelName,
+    image: &ChosenImage,
+    allocations: &[Allocation],
+    runs_as: (u32, u32),
+    offer: &Offer,
+) -> Plan {
+    Plan::base(&Inputs {
+        agent: &shared.agent,
+        instance: shared.instance,
+        kernel: request.kernel,
+        session: request.session,
+        name,
+        image: &image.reference,
+        image_labels: &image.labels,
+        env: &request.env,
+        mounts: &request.mounts,
+        allocations,
+        shared_cores: &offer.cores(),
+        default_memory: shared.settings.default_memory,
+        runs_as,
+        folders: &shared.scratch.folders(request.kernel),
+        runner: &shared.runner,
+        layout: shared.engine.layout(),
+        log_max_bytes: shared.settings.log_max_bytes,
+    })
+}
+
 /// Makes folders, plan and sockets, and asks the `container-config` chain.
 pub async fn prepare(shared: Arc<Shared>, preparation: Preparation) -> StepResult {
     let Preparation { request, name, image, allocations, runs_as, reports, at_ms } = preparation;
@@ -146,31 +181,12 @@ pub async fn prepare(shared: Arc<Shared>, preparation: Preparation) -> StepResul
                 .hint("try again in a moment"),
         )
     })?;
-    let folders = shared.scratch.folders(request.kernel);
-    let shared_cores: Vec<u32> = offer.cores();
-    let mut plan = Plan::base(&Inputs {
-        agent: &shared.agent,
-        instance: shared.instance,
-        kernel: request.kernel,
-        session: request.session,
-        name: &name,
-        image: &image.reference,
-        image_labels: &image.labels,
-        env: &request.env,
-        mounts: &request.mounts,
-        allocations: &allocations,
-        shared_cores: &shared_cores,
-        default_memory: shared.settings.default_memory,
-        runs_as,
-        folders: &folders,
-        runner: &shared.runner,
-        layout: shared.engine.layout(),
-        log_max_bytes: shared.settings.log_max_bytes,
-    });
+    let mut plan = plan(&shared, &request, &name, &image, &allocations, runs_as, &offer);
     let question = admission_request(&request, &name, &image, at_ms);
-    let decided = chain::run(&shared.policy, &mut plan, &question, &offer, &allocations)
+    let said = chain::run(&shared.policy, Purpose::Real, &mut plan, &question, &offer, &allocations)
         .await
         .map_err(|(refusal, _)| fail(refusal.into()))?;
+    let decided = said.into_iter().map(|said| said.by).collect();
     let spec = plan.render();
     let scratch = shared.scratch.clone();
     let kernel = request.kernel;

@@ -36,6 +36,8 @@ pub struct Config {
     pub bytes_in: usize,
     /// Bytes that a policy may answer.
     pub bytes_out: usize,
+    /// Bytes that the journal of decisions takes on disk.
+    pub journal_bytes: u64,
     /// `[policy.slot-reporter]`.
     pub slot_reporter: PolicyConfig,
     /// `[policy.scheduler]`.
@@ -55,6 +57,7 @@ impl Default for Config {
             memory_bytes: 32 << 20,
             bytes_in: 4 << 20,
             bytes_out: 1 << 20,
+            journal_bytes: 64 << 20,
             slot_reporter: PolicyConfig::default(),
             scheduler: PolicyConfig::default(),
             container_config: vec![PolicyConfig::default()],
@@ -112,6 +115,7 @@ impl Config {
         within("memory-bytes", self.memory_bytes as u64, 1 << 20, 1 << 30);
         within("bytes-in", self.bytes_in as u64, 64 << 10, 256 << 20);
         within("bytes-out", self.bytes_out as u64, 4 << 10, 64 << 20);
+        within("journal-bytes", self.journal_bytes, 1 << 20, 1 << 40);
         within("container-config (policies in the chain)", self.container_config.len() as u64, 1, 16);
         problems
     }

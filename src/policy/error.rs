@@ -99,12 +99,44 @@ pub enum Problem {
     /// It wants to make edits that the operator did not grant.
     #[error("it needs {}, not granted: add them to `grants` in [policy.container-config]", .0.join(", "))]
     NotGranted(Vec<String>),
+    /// Its file changed after it was pushed.
+    #[error("its file in the state directory is not what was pushed: push it again")]
+    Damaged,
+    /// There is no WebAssembly here.
+    #[error("this agent runs with its built-ins only: start it without `--policy builtin`")]
+    BuiltinsOnly,
     /// The sandbox or its threads could not be set up.
     #[error("the sandbox cannot be set up: {0}")]
     Sandbox(String),
 }
 
 impl Problem {
+    /// Stable, for machines.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "bad-configuration",
+            Self::Read(_) => "not-readable",
+            Self::TooLarge { .. } => "module-too-large",
+            Self::NotAComponent { found, .. } if found.starts_with("a precompiled") => "precompiled",
+            Self::NotAComponent { .. } => "not-a-component",
+            Self::Malformed(_) => "malformed-module",
+            Self::ForbiddenImport { .. } => "forbidden-import",
+            Self::Version { .. } => "other-interface-version",
+            Self::NoWorld => "no-world",
+            Self::OtherWorld { .. } => "wrong-world",
+            Self::NotShipped(_) => "not-shipped",
+            Self::Compile(_) => "does-not-compile",
+            Self::Instantiate(_) => "does-not-instantiate",
+            Self::About { .. } => "describe-failed",
+            Self::Settings(_) => "wrong-settings",
+            Self::NotGranted(_) => "not-granted",
+            Self::Damaged => "damaged-module",
+            Self::BuiltinsOnly => "builtins-only",
+            Self::Sandbox(_) => "no-sandbox",
+        }
+    }
+
     pub(super) fn of(self, subject: impl Into<String>) -> PolicyError {
         PolicyError { subject: subject.into(), problem: self }
     }

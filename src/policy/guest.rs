@@ -8,10 +8,11 @@ use wasmtime::component::InstancePre;
 use super::bindings::{
     configuring, container_config, reporting, scheduler, scheduling, slot_reporter, types,
 };
+use super::journal::Told;
 use super::sandbox::{State, clean};
 use super::weigh::Weigh;
 use super::worlds::{Adjust, Order, Place, Report};
-use super::{Decision, Refusal, WorldKind};
+use super::{Refusal, WorldKind};
 
 /// Longest text of a refusal, in bytes.
 const REFUSAL_BYTES: usize = 1 << 10;
@@ -71,6 +72,7 @@ pub(super) struct About {
 pub(super) struct SettingInfo {
     pub key: String,
     pub default_value: Option<types::SettingValue>,
+    pub help: String,
 }
 
 impl Guest {
@@ -85,7 +87,7 @@ impl Guest {
                     settings: info
                         .settings
                         .into_iter()
-                        .map(|s| SettingInfo { key: s.key, default_value: s.default_value })
+                        .map(|s| SettingInfo { key: s.key, default_value: s.default_value, help: s.help })
                         .collect(),
                     needs: info.needs,
                     image_labels: info.image_labels,
@@ -113,7 +115,7 @@ impl Guest {
 }
 
 /// A decision that can be asked of a guest. Implemented for the decisions of `worlds`, nowhere else.
-pub trait Asked: Decision {
+pub trait Asked: Told {
     /// Bytes that the question puts into the guest.
     fn weigh(question: &Self::Question) -> usize;
 

@@ -1,25 +1,24 @@
 //! The host behind the handle: the slots, the threads, and one ask from the caller's side.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::bindings::types;
-use super::config::{Config, PolicyConfig, Source};
+use super::config::{Config, Source};
 use super::error::{PolicyError, Problem};
-use super::guest::Asked;
-use super::ladder::{Climb, Deadlines, Outcome, Step, Try};
-use super::load::{self, Policy};
+use super::guest::{Asked, Terms};
+use super::journal::json::Jot as _;
+use super::journal::{self, Journal, Made, Telling};
+use super::ladder::{ALL_EDITS, Climb, Deadlines, Outcome, Step, Try};
 use super::pool::Pool;
-use super::record::Record;
-use super::sandbox::{Budgets, Sandbox};
-use super::{Decided, DecidedBy, Fault, PolicyFault, PolicyView, Rung, WorldKind, shipped};
-
-const WORLDS: [WorldKind; 3] = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
-const BUILTIN: &str = "builtin";
+use super::sandbox::{Budgets, Sandbox, clean};
+use super::shelf::Shelf;
+use super::slot::{BUILTIN, Loader, Slot};
+use super::{Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Rung, WORLDS, WorldKind};
 
 /// Shared by all handles.
 #[derive(Debug)]
@@ -30,7 +29,13 @@ pub(super) struct Host {
     bytes_in: usize,
     /// None: every world is built-in, there is no WebAssembly.
     pub wasm: Option<Wasm>,
-    slots: Vec<Slot>,
+    pub slots: Vec<Slot>,
+    /// None: nothing is written down.
+    pub journal: Option<Journal>,
+    /// What an operator should know beside the slots' own problems.
+    problems: Vec<String>,
+    /// Counts demotions, for whoever saves them.
+    pub demotions: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -39,49 +44,41 @@ pub(super) struct Wasm {
     pool: Pool,
 }
 
-/// One world, or one member of its chain.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub world: WorldKind,
-    /// The one pointer: a decision takes it once, so a swap never touches a call in flight.
-    pub line: RwLock<Arc<Line>>,
-    /// Of the built-in, where that is what is active.
-    builtin: Record,
-    /// What was configured and did not load.
-    load_fault: Option<PolicyFault>,
-    /// The operator's settings, where they are meant for the logic that the twin shares.
-    twin_settings: Arc<[types::Setting]>,
-}
-
-/// Who is asked, first to last; after them the twin.
-#[derive(Debug, Default)]
-pub(super) struct Line {
-    pub active: Option<Arc<Policy>>,
-    pub last_good: Option<Arc<Policy>>,
-}
-
 impl Host {
     /// Loads and compiles on the calling thread. What does not load is replaced and shown.
-    pub fn start(config: &Config) -> Result<Self, PolicyError> {
-        let problems = config.problems();
-        if !problems.is_empty() {
-            return Err(Problem::Config(problems.join("; ")).of("policy"));
+    pub fn start(config: &Config, kept: Option<&Kept>) -> Result<Self, PolicyError> {
+        let wrong = config.problems();
+        if !wrong.is_empty() {
+            return Err(Problem::Config(wrong.join("; ")).of("policy"));
         }
         let builtin_only =
             WORLDS.iter().all(|world| config.chain(*world).iter().all(|p| p.source == Source::Builtin));
         let (sandbox, trouble) = match builtin_only {
             true => (None, None),
+            // Beside the threads one that loads: at the start, later for `swap`, one at a time.
             false => match sandbox(config, config.threads + 1) {
                 Ok(sandbox) => (Some(Arc::new(sandbox)), None),
                 Err(problem) => (None, Some(problem)),
             },
         };
+        let shelf = kept.map(|kept| Shelf::new(kept.modules.clone()));
+        let loader = Loader { sandbox: sandbox.as_deref(), trouble: trouble.as_ref(), shelf: shelf.as_ref() };
         let mut slots = Vec::new();
         for world in WORLDS {
-            for policy in config.chain(world) {
-                slots.push(Slot::load(world, policy, sandbox.as_deref(), trouble.as_ref()));
+            for (link, policy) in config.chain(world).iter().enumerate() {
+                let row = kept.and_then(|kept| kept.row(world, link));
+                slots.push(Slot::start((world, link), policy, loader, row));
             }
         }
+        let mut problems = kept.map_or_else(Vec::new, |kept| kept.left_over(&slots));
+        let journal = kept.and_then(|kept| match Journal::open(&kept.journal, config.journal_bytes) {
+            Ok(journal) => Some(journal),
+            Err(error) => {
+                tracing::error!(%error, "there is no journal of decisions");
+                problems.push(format!("there is no journal of decisions: {error}"));
+                None
+            }
+        });
         let wasm = match sandbox {
             None => None,
             Some(sandbox) => {
@@ -97,6 +94,9 @@ impl Host {
             bytes_in: config.bytes_in,
             wasm,
             slots,
+            journal,
+            problems,
+            demotions: watch::Sender::new(0),
         })
     }
 
@@ -108,26 +108,37 @@ impl Host {
         self.slots.iter().map(Slot::view).collect()
     }
 
-    pub async fn ask<D: Asked>(&self, link: usize, question: D::Question) -> Decided<D::Answer> {
+    pub fn problems(&self) -> Vec<String> {
+        let of_slots = self.slots.iter().flat_map(Slot::problems);
+        let journal = self.journal.as_ref().and_then(Journal::problem);
+        self.problems.iter().cloned().chain(of_slots).chain(journal).collect()
+    }
+
+    pub async fn ask<D: Asked>(
+        &self,
+        link: usize,
+        question: D::Question,
+        purpose: Purpose,
+    ) -> Decided<D::Answer> {
         let slot = self.chain(D::WORLD).nth(link);
         let climb = self.climb::<D>(slot, question);
-        let begun = climb.deadlines.begun;
-        let steps = slot.map_or_else(Vec::new, Slot::steps);
+        // Once: whatever is swapped from here on is for the next decision.
+        let steps = slot.map_or_else(Vec::new, |slot| Slot::steps(&slot.line()));
         let outcome = match &self.wasm {
-            Some(wasm) if steps.iter().any(|step| step.demoted.is_none()) => wasm.ask(climb, steps).await,
+            Some(wasm) if steps.iter().any(|step| step.demoted.is_none()) => wasm.ask(&climb, steps).await,
             _ => {
                 let skipped = |step| Try::skipped(step, Fault::Link, "there is no sandbox");
                 climb.twin(steps.into_iter().map(skipped).collect())
             }
         };
-        finish::<D>(slot, outcome, begun)
+        self.finish::<D>(slot, link, &climb, outcome, purpose)
     }
 
     /// The built-in's answer at once, on this thread; in nobody's record.
     pub fn builtin<D: Asked>(&self, link: usize, question: D::Question) -> Decided<D::Answer> {
         let climb = self.climb::<D>(self.chain(D::WORLD).nth(link), question);
-        let begun = climb.deadlines.begun;
-        finish::<D>(None, climb.twin(Vec::new()), begun)
+        let outcome = climb.twin(Vec::new());
+        self.finish::<D>(None, link, &climb, outcome, Purpose::Real)
     }
 
     fn climb<D: Asked>(&self, slot: Option<&Slot>, question: D::Question) -> Climb<D> {
@@ -141,11 +152,10 @@ impl Host {
     }
 
     fn context(&self) -> types::Context {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
         types::Context {
             node_name: self.node_name.clone(),
-            now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            now_ms: journal::now_ms(),
             // Unknown: reading the zone of the node is not built yet.
             utc_offset_minutes: 0,
             // Two halves of which some bits are fixed by the format, in different places.
@@ -154,6 +164,101 @@ impl Host {
             facts: self.facts.clone(),
         }
     }
+
+    /// Writes the outcome into the records and the journal, and says who decided.
+    fn finish<D: Asked>(
+        &self,
+        slot: Option<&Slot>,
+        link: usize,
+        climb: &Climb<D>,
+        outcome: Outcome<D::Answer>,
+        purpose: Purpose,
+    ) -> Decided<D::Answer> {
+        let Outcome { answer, tries, twin_micros } = outcome;
+        let now = Instant::now();
+        let mut faults = Vec::new();
+        let mut by: Option<Step> = None;
+        let asked_none = tries.is_empty();
+        for attempt in tries {
+            let record = &attempt.step.policy.record;
+            record.asked(attempt.fault.is_none(), attempt.micros);
+            match attempt.fault {
+                None => by = Some(attempt.step),
+                Some(fault) => {
+                    if attempt.step.demoted.is_none() {
+                        let demoted = record.failed(&fault, attempt.blame, now);
+                        report::<D>(&fault, demoted);
+                        if demoted {
+                            self.demotions.send_modify(|count| *count += 1);
+                        }
+                    }
+                    faults.push(fault);
+                }
+            }
+        }
+        if let Some(slot) = slot
+            && asked_none
+        {
+            slot.builtin.asked(true, twin_micros);
+        }
+        let (answer, note) = match answer {
+            Ok((answer, note)) => (Ok(answer), note.map(|note| clean(&note, 1 << 10))),
+            Err(refusal) => (Err(refusal), None),
+        };
+        let builtin = || (BUILTIN.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        let (policy, version) = by
+            .as_ref()
+            .map_or_else(builtin, |step| (step.policy.name.to_string(), step.policy.version.clone()));
+        let decided_by = DecidedBy {
+            world: D::WORLD,
+            function: D::FUNCTION.to_owned(),
+            policy,
+            version,
+            digest: by.as_ref().map(|step| step.policy.digest),
+            rung: by.as_ref().map_or(Rung::Builtin, |step| step.rung),
+            faults,
+            micros: u64::try_from(climb.deadlines.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            note,
+        };
+        let decided = Decided { answer, by: decided_by };
+        if let Some(journal) = &self.journal {
+            journal.tell(telling::<D>(climb, by, &decided, link, purpose));
+        }
+        decided
+    }
+}
+
+/// What the journal's thread makes a record of: the question as a whole, with the settings and grants of the one
+/// who answered.
+fn telling<D: Asked>(
+    climb: &Climb<D>,
+    by: Option<Step>,
+    decided: &Decided<D::Answer>,
+    link: usize,
+    purpose: Purpose,
+) -> Telling {
+    let (question, context) = (Arc::clone(&climb.question), climb.context.clone());
+    let (twin_settings, decided, time_ms) =
+        (Arc::clone(&climb.twin_settings), decided.clone(), journal::now_ms());
+    let record = move |seq| {
+        let (settings, grants) = match &by {
+            Some(step) => (step.policy.settings.clone(), step.policy.terms.grants.clone()),
+            None => (twin_settings.to_vec(), ALL_EDITS.map(str::to_owned).to_vec()),
+        };
+        let whole = D::tailored(&question, &Terms { grants, image_labels: vec!["*".to_owned()] });
+        let made = Made {
+            link,
+            dry_run: purpose == Purpose::DryRun,
+            by: decided.by,
+            context: types::Context { settings, ..context }.json(),
+            kernels: D::kernels(&whole),
+            question: D::question(&whole),
+            answer: decided.answer.map(|answer| D::answer(&answer)),
+            time_ms,
+        };
+        made.entry(seq)
+    };
+    Telling { only_changes: D::ONLY_CHANGES, record: Box::new(record) }
 }
 
 pub(super) fn sandbox(config: &Config, calls: usize) -> Result<Sandbox, Problem> {
@@ -161,143 +266,8 @@ pub(super) fn sandbox(config: &Config, calls: usize) -> Result<Sandbox, Problem>
     Sandbox::new(budgets, calls).map_err(Problem::Sandbox)
 }
 
-/// Loads one policy as it is configured.
-pub(super) fn load(
-    sandbox: &Sandbox,
-    world: WorldKind,
-    config: &PolicyConfig,
-) -> Result<Option<Policy>, Problem> {
-    let file;
-    let bytes = match &config.source {
-        Source::Builtin => return Ok(None),
-        Source::Shipped => match shipped::module(world) {
-            [] => return Err(Problem::NotShipped(world)),
-            bytes => bytes,
-        },
-        Source::File(path) => {
-            file = load::read(path)?;
-            &file
-        }
-    };
-    let module = load::module(sandbox, bytes)?;
-    if module.world != world {
-        return Err(Problem::OtherWorld { found: module.world, wanted: world });
-    }
-    module.configure(sandbox, config, config.source.to_string()).map(Some)
-}
-
-impl Slot {
-    /// The configured policy; else the shipped one with its defaults; else the built-in.
-    fn load(
-        world: WorldKind,
-        config: &PolicyConfig,
-        sandbox: Option<&Sandbox>,
-        trouble: Option<&Problem>,
-    ) -> Self {
-        let try_load = |config: &PolicyConfig| match (sandbox, trouble) {
-            (Some(sandbox), _) => load(sandbox, world, config),
-            (None, Some(problem)) if config.source != Source::Builtin => Err(problem.clone()),
-            (None, _) => Ok(None),
-        };
-        let (active, load_fault) = match try_load(config) {
-            Ok(policy) => (policy, None),
-            Err(problem) => {
-                tracing::error!(world = %world, policy = %config.source, "the policy was not loaded: {problem}");
-                let fault = PolicyFault {
-                    policy: config.source.to_string(),
-                    digest: None,
-                    fault: Fault::Link,
-                    message: format!("it was not loaded: {problem}"),
-                };
-                let shipped = PolicyConfig::default();
-                let instead = if *config == shipped { None } else { try_load(&shipped).ok().flatten() };
-                (instead, Some(fault))
-            }
-        };
-        let twin_settings = match (&config.source, &active) {
-            (Source::File(_), _) => Vec::new(),
-            (_, Some(policy)) => policy.settings.clone(),
-            (_, None) => {
-                let settings = config.settings.0.iter();
-                settings
-                    .map(|(key, value)| types::Setting { key: key.clone(), value: value.into() })
-                    .collect()
-            }
-        };
-        Self {
-            world,
-            line: RwLock::new(Arc::new(Line { active: active.map(Arc::new), last_good: None })),
-            builtin: Record::default(),
-            load_fault,
-            twin_settings: twin_settings.into(),
-        }
-    }
-
-    fn line(&self) -> Arc<Line> {
-        Arc::clone(&self.line.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn steps(&self) -> Vec<Step> {
-        let line = self.line();
-        let step = |rung, policy: &Arc<Policy>| Step {
-            rung,
-            policy: Arc::clone(policy),
-            demoted: policy.record.demoted(),
-        };
-        let active = line.active.iter().map(|policy| step(Rung::Active, policy));
-        active.chain(line.last_good.iter().map(|policy| step(Rung::LastGood, policy))).collect()
-    }
-
-    fn view(&self) -> PolicyView {
-        let line = self.line();
-        let record = line.active.as_ref().map_or(&self.builtin, |policy| &policy.record).snapshot();
-        let last_fault = record.last_fault.or_else(|| self.load_fault.clone());
-        match &line.active {
-            Some(policy) => PolicyView {
-                world: self.world,
-                name: policy.name.to_string(),
-                version: policy.version.clone(),
-                digest: Some(policy.digest),
-                source: policy.source.clone(),
-                summary: policy.summary.clone(),
-                calls: record.calls,
-                fallbacks: record.fallbacks,
-                p50_micros: record.p50_micros,
-                p99_micros: record.p99_micros,
-                last_fault,
-                demoted: record.demoted,
-            },
-            None => PolicyView {
-                world: self.world,
-                name: BUILTIN.to_owned(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                digest: None,
-                source: BUILTIN.to_owned(),
-                summary: "the agent's own logic, without WebAssembly".to_owned(),
-                calls: record.calls,
-                fallbacks: record.fallbacks,
-                p50_micros: record.p50_micros,
-                p99_micros: record.p99_micros,
-                last_fault,
-                demoted: None,
-            },
-        }
-    }
-
-    /// What an operator should know, a sentence each.
-    pub fn problems(&self) -> impl Iterator<Item = String> {
-        let line = self.line();
-        let load =
-            self.load_fault.as_ref().map(|fault| format!("policy {}: {}", fault.policy, fault.message));
-        let demoted = line.active.as_ref().and_then(|policy| {
-            policy.record.demoted().map(|fault| format!("policy {}: {}", policy.name, fault.message))
-        });
-        load.into_iter().chain(demoted)
-    }
-}
-
 impl Wasm {
-    async fn ask<D: Asked>(&self, climb: Climb<D>, steps: Vec<Step>) -> Outcome<D::Answer> {
+    async fn ask<D: Asked>(&self, climb: &Climb<D>, steps: Vec<Step>) -> Outcome<D::Answer> {
         let asker = climb.deadlines.asker();
         let (reply, mut answer) = oneshot::channel();
         let begun = Arc::new(AtomicBool::new(false));
@@ -341,51 +311,6 @@ impl Wasm {
     }
 }
 
-/// Writes the outcome into the records and says who decided.
-fn finish<D: Asked>(slot: Option<&Slot>, outcome: Outcome<D::Answer>, begun: Instant) -> Decided<D::Answer> {
-    let Outcome { answer, tries, twin_micros } = outcome;
-    let now = Instant::now();
-    let mut faults = Vec::new();
-    let mut by: Option<Step> = None;
-    let asked_none = tries.is_empty();
-    for attempt in tries {
-        let record = &attempt.step.policy.record;
-        record.asked(attempt.fault.is_none(), attempt.micros);
-        match attempt.fault {
-            None => by = Some(attempt.step),
-            Some(fault) => {
-                if attempt.step.demoted.is_none() {
-                    report::<D>(&fault, record.failed(&fault, attempt.blame, now));
-                }
-                faults.push(fault);
-            }
-        }
-    }
-    if let Some(slot) = slot
-        && asked_none
-    {
-        slot.builtin.asked(true, twin_micros);
-    }
-    let (answer, note) = match answer {
-        Ok((answer, note)) => (Ok(answer), note.map(|note| super::sandbox::clean(&note, 1 << 10))),
-        Err(refusal) => (Err(refusal), None),
-    };
-    let decided_by = DecidedBy {
-        world: D::WORLD,
-        function: D::FUNCTION.to_owned(),
-        policy: by.as_ref().map_or_else(|| BUILTIN.to_owned(), |step| step.policy.name.to_string()),
-        version: by
-            .as_ref()
-            .map_or_else(|| env!("CARGO_PKG_VERSION").to_owned(), |step| step.policy.version.clone()),
-        digest: by.as_ref().map(|step| step.policy.digest),
-        rung: by.as_ref().map_or(Rung::Builtin, |step| step.rung),
-        faults,
-        micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-        note,
-    };
-    Decided { answer, by: decided_by }
-}
-
 fn report<D: Asked>(fault: &PolicyFault, demoted: bool) {
     let digest = fault.digest.map(|digest| digest.short());
     tracing::warn!(
@@ -395,7 +320,8 @@ fn report<D: Asked>(fault: &PolicyFault, demoted: bool) {
     if demoted {
         tracing::error!(
             world = %D::WORLD, policy = fault.policy, digest,
-            "the policy failed too often and is not asked any more until the agent restarts"
+            "the policy failed too often and is not asked any more until an operator acts: \
+             `berth policy rollback {world}`, or activate another one", world = D::WORLD
         );
     }
 }

@@ -23,7 +23,7 @@ use super::weigh::Weigh as _;
 use super::{Fault, PolicyFault, Refusal, Rung};
 
 /// Every kind of edit: what the built-in may do.
-const ALL_EDITS: [&str; 22] = [
+pub(super) const ALL_EDITS: [&str; 22] = [
     "set-env",
     "unset-env",
     "add-mount",

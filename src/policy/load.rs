@@ -13,7 +13,7 @@ use super::WorldKind;
 use super::bindings::types;
 use super::config::{PolicyConfig, Source};
 use super::error::Problem;
-use super::guest::{About, Guest, Pre, Terms};
+use super::guest::{About, Guest, Pre, SettingInfo, Terms};
 use super::header::{self, MAX_MODULE_BYTES};
 use super::record::Record;
 use super::sandbox::{Sandbox, Stage, State, classify, clean};
@@ -35,6 +35,10 @@ pub(super) struct Policy {
     pub source: String,
     pub pre: Pre,
     pub settings: Vec<types::Setting>,
+    /// The settings that it knows.
+    pub known: Vec<SettingInfo>,
+    /// Edits that it needs to be granted.
+    pub needs: Vec<String>,
     pub terms: Terms,
     pub record: Record,
 }
@@ -113,6 +117,8 @@ impl Module {
             source,
             pre: self.pre,
             settings,
+            known: self.about.settings,
+            needs: self.about.needs,
             terms: Terms { grants, image_labels: self.about.image_labels },
             record: Record::default(),
         })
@@ -148,6 +154,11 @@ fn presentable(about: About) -> Result<About, Problem> {
         name,
         version: clean(&about.version, NAME_BYTES),
         summary: clean(&about.summary, SUMMARY_BYTES),
+        settings: about
+            .settings
+            .into_iter()
+            .map(|setting| SettingInfo { help: clean(&setting.help, SUMMARY_BYTES), ..setting })
+            .collect(),
         ..about
     })
 }

@@ -10,10 +10,12 @@
 //!       ^─────oneshot──── (sandbox: a fresh instance a call)
 //! ```
 //! Files in reading order: `config`, `header` and `load` (bytes to a policy), `sandbox` (wasmtime and the
-//! budgets), `guest` (typed calls), `ladder` (one decision), `host` (slots, one ask), `record` (what is
-//! remembered), `worlds` (questions, checks and twins; pure).
+//! budgets), `guest` (typed calls), `ladder` (one decision), `slot` (who is asked: one pointer each), `host` (one
+//! ask), `record` (what is remembered of a module), `journal` (what was decided), `swap` (push, activate, roll
+//! back while kernels run) with `rows` and `shelf` (what of it is on disk), `worlds` (questions, checks and
+//! twins; pure).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -27,13 +29,18 @@ mod error;
 mod guest;
 mod header;
 mod host;
+pub mod journal;
 mod ladder;
 mod load;
 mod pool;
 mod record;
+mod rows;
 mod sandbox;
 mod settings;
+mod shelf;
 pub mod shipped;
+mod slot;
+pub mod swap;
 #[cfg(test)]
 mod tests;
 mod weigh;
@@ -42,6 +49,11 @@ pub mod worlds;
 pub use config::{Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};
 use guest::Asked;
+use journal::Journal;
+pub use rows::{Act, Choice, Event, ModuleRow, SlotRow};
+
+/// Every world.
+const WORLDS: [WorldKind; 3] = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
 
 /// Which world (one module per world, `container-config` a chain of them).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -150,13 +162,17 @@ pub struct Decided<A> {
 pub struct PolicyView {
     /// The world.
     pub world: WorldKind,
+    /// Which member of its chain, from 0.
+    #[serde(default)]
+    pub link: usize,
     /// Name, `builtin` where no module is active.
     pub name: String,
     /// Version.
     pub version: String,
     /// Digest of the module; none for the built-in.
     pub digest: Option<Digest>,
-    /// Where the module came from: a path, `shipped`, or `builtin`.
+    /// Where the module came from: a path or `shipped`, as `[policy]` says; `pushed` when an operator has made
+    /// it active, which wins over `[policy]`; or `builtin`.
     pub source: String,
     /// What it says of itself.
     pub summary: String,
@@ -173,6 +189,53 @@ pub struct PolicyView {
     /// Why it is not asked any more, when it failed too often.
     #[serde(default)]
     pub demoted: Option<String>,
+    /// Who is asked when it fails, before the built-in.
+    #[serde(default)]
+    pub last_good: Option<String>,
+}
+
+/// What a question is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Something will come of the answer.
+    Real,
+    /// To see what would be answered; marked in the journal.
+    DryRun,
+}
+
+/// What an earlier agent process left on disk, and where this one writes.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// What operators made active.
+    pub rows: Vec<SlotRow>,
+    /// What was pushed.
+    pub pushed: Vec<ModuleRow>,
+    /// The folder of pushed modules.
+    pub modules: PathBuf,
+    /// The folder of the journal.
+    pub journal: PathBuf,
+    /// What of it could not be read, a sentence each.
+    pub problems: Vec<String>,
+}
+
+impl Kept {
+    fn row(&self, world: WorldKind, link: usize) -> Option<&SlotRow> {
+        self.rows.iter().find(|row| row.world == world && row.link == link)
+    }
+
+    /// What an operator had made active where there is nothing any more.
+    fn left_over(&self, slots: &[slot::Slot]) -> Vec<String> {
+        let is_there =
+            |row: &&SlotRow| slots.iter().any(|slot| slot.world == row.world && slot.link == row.link);
+        let idle = self.rows.iter().filter(|row| row.active != Choice::Configured && !is_there(row));
+        let told = |row: &SlotRow| {
+            format!(
+                "a policy was activated for {} --link {}, but the chain in [policy] is shorter now: it is not asked",
+                row.world, row.link
+            )
+        };
+        self.problems.iter().cloned().chain(idle.map(told)).collect()
+    }
 }
 
 /// One function of a world: what is asked, what may be answered, what the built-in says.
@@ -224,7 +287,21 @@ pub struct Handle {
 /// # Errors
 /// A value of the configuration out of range, or no threads to be had.
 pub fn start(config: Config) -> Result<Handle, PolicyError> {
-    let host = on_a_thread(move || host::Host::start(&config))?;
+    start_with(config, None)
+}
+
+/// The same with what an earlier process left: what an operator made active goes before what is configured, and
+/// decisions are written into the journal. A pushed module that does not load any more is passed over for the
+/// last good one, then for the configured one, and [`Handle::problems`] says so.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_kept(config: Config, kept: Kept) -> Result<Handle, PolicyError> {
+    start_with(config, Some(kept))
+}
+
+fn start_with(config: Config, kept: Option<Kept>) -> Result<Handle, PolicyError> {
+    let host = on_a_thread(move || host::Host::start(&config, kept.as_ref()))?;
     Ok(Handle { host: Arc::new(host) })
 }
 
@@ -239,7 +316,8 @@ impl Handle {
         reason = "only a configuration out of range fails, and this one is constant"
     )]
     pub fn builtin() -> Self {
-        let host = host::Host::start(&Config::builtin()).expect("the built-in configuration is in range");
+        let host =
+            host::Host::start(&Config::builtin(), None).expect("the built-in configuration is in range");
         Self { host: Arc::new(host) }
     }
 
@@ -251,7 +329,17 @@ impl Handle {
 
     /// Asks one member of a world's chain, from 0; one that is not there answers as the built-in.
     pub async fn ask_link<D: Asked>(&self, link: usize, question: D::Question) -> Decided<D::Answer> {
-        self.host.ask::<D>(link, question).await
+        self.host.ask::<D>(link, question, Purpose::Real).await
+    }
+
+    /// The same, saying what for.
+    pub async fn ask_for<D: Asked>(
+        &self,
+        purpose: Purpose,
+        link: usize,
+        question: D::Question,
+    ) -> Decided<D::Answer> {
+        self.host.ask::<D>(link, question, purpose).await
     }
 
     /// The built-in's answer at once, on the calling thread. For the rest of a burst after one of its
@@ -277,8 +365,13 @@ impl Handle {
     /// What an operator should know: policies that did not load or were demoted, a sentence each.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let worlds = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
-        worlds.iter().flat_map(|world| self.host.chain(*world)).flat_map(host::Slot::problems).collect()
+        self.host.problems()
+    }
+
+    /// What was decided; none: it is not written down.
+    #[must_use]
+    pub fn journal(&self) -> Option<&Journal> {
+        self.host.journal.as_ref()
     }
 }
 
@@ -337,9 +430,9 @@ pub fn check_config(config: &Config) -> Vec<PolicyError> {
             match host::sandbox(&config, 1) {
                 Err(problem) => errors.push(problem.of("policy")),
                 Ok(sandbox) => {
-                    for world in [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig] {
+                    for world in WORLDS {
                         for policy in config.chain(world) {
-                            if let Err(problem) = host::load(&sandbox, world, policy) {
+                            if let Err(problem) = slot::load(&sandbox, world, policy) {
                                 errors.push(problem.of(format!("policy.{world} {}", policy.source)));
                             }
                         }

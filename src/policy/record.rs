@@ -10,7 +10,7 @@ use super::PolicyFault;
 const TIMES: usize = 1_000;
 /// So many failures ...
 const DEMOTION_FAILURES: usize = 5;
-/// ... within this time demote a policy until the agent restarts.
+/// ... within this time demote a policy until an operator acts.
 const DEMOTION_WINDOW: Duration = Duration::from_secs(60);
 
 /// The record of one module, or of a built-in that was configured.
@@ -74,13 +74,27 @@ impl Record {
         }
         inner.demoted = Some(PolicyFault {
             message: format!(
-                "demoted until the agent restarts: {DEMOTION_FAILURES} failures within {} s, the last: {}",
+                "demoted until an operator acts: {DEMOTION_FAILURES} failures within {} s, the last: {}",
                 DEMOTION_WINDOW.as_secs(),
                 fault.message
             ),
             ..fault.clone()
         });
         true
+    }
+
+    /// It was demoted in an earlier process of the agent.
+    pub fn demote(&self, fault: PolicyFault) {
+        let mut inner = self.lock();
+        inner.last_fault.get_or_insert_with(|| fault.clone());
+        inner.demoted = Some(fault);
+    }
+
+    /// An operator wants it to be asked again.
+    pub fn pardon(&self) {
+        let mut inner = self.lock();
+        inner.demoted = None;
+        inner.failures.clear();
     }
 
     /// Why it is not asked any more.
@@ -130,6 +144,10 @@ mod tests {
         assert!(record.failed(&fault(), true, at(76)));
         assert!(!record.failed(&fault(), true, at(77)));
         assert!(record.snapshot().demoted.unwrap().contains("unreachable"));
+        // What was counted before an operator acted counts for nothing after.
+        record.pardon();
+        assert!(!record.failed(&fault(), true, at(78)));
+        assert_eq!(record.demoted(), None);
     }
 
     #[test]

@@ -91,7 +91,11 @@ mod tests {
     use super::*;
 
     fn known() -> Vec<SettingInfo> {
-        let info = |key: &str, default_value| SettingInfo { key: key.to_owned(), default_value };
+        let info = |key: &str, default_value| SettingInfo {
+            key: key.to_owned(),
+            default_value,
+            help: String::new(),
+        };
         vec![
             info("strategy", Some(SettingValue::Text("usual".into()))),
             info("fraction", Some(SettingValue::Decimal(500_000))),

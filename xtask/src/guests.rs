@@ -1,4 +1,5 @@
-//! `cargo xtask guests [--check]`: builds the policies of `policies/` into `policies/dist/*.wasm`.
+//! `cargo xtask guests [--check]`: builds the policies of `policies/` into `policies/dist/`, those of
+//! `policies/examples/` into `policies/dist/examples/`.
 //!
 //! The modules are checked in, so that neither the agent nor its tests need a guest toolchain. With
 //! `--check` nothing is written: with the very rustc that `policies/BUILD.toml` names the bytes must be
@@ -17,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 const TARGET: &str = "wasm32-unknown-unknown";
-const GUESTS: [&str; 3] = ["slot-reporter", "scheduler", "container-config"];
+/// The first three come with the agent; those in `policies/examples/` do not.
+const GUESTS: [&str; 4] = ["slot-reporter", "scheduler", "container-config", "last-core"];
+const EXAMPLES: [&str; 1] = ["last-core"];
 
 /// A small stack and enough memory for a usual call: both are cleared for every fresh instance
 /// (`policies/guest/src/lib.rs` has the reason).
@@ -205,12 +208,17 @@ fn componentize(core: &[u8]) -> Result<Vec<u8>> {
     encoder.module(core)?.encode()
 }
 
+/// Where a guest's module lies below `policies/dist/`.
+fn file_of(guest: &str) -> String {
+    if EXAMPLES.contains(&guest) { format!("examples/{guest}.wasm") } else { format!("{guest}.wasm") }
+}
+
 fn describe(root: &Path, toolchain: &Toolchain, components: &BTreeMap<&str, Vec<u8>>) -> Result<Build> {
     let module = GUESTS
         .into_iter()
         .map(|guest| {
             let bytes = &components[guest];
-            Module { file: format!("{guest}.wasm"), sha256: hex(&Sha256::digest(bytes)), bytes: bytes.len() }
+            Module { file: file_of(guest), sha256: hex(&Sha256::digest(bytes)), bytes: bytes.len() }
         })
         .collect();
     Ok(Build {
@@ -240,11 +248,12 @@ fn locked_version(lock: &Path, package: &str) -> Result<String> {
 
 fn write(root: &Path, made: &Build, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> {
     let dist = root.join("policies/dist");
-    fs::create_dir_all(&dist)?;
+    fs::create_dir_all(dist.join("examples"))?;
     for module in &made.module {
-        let guest = module.file.trim_end_matches(".wasm");
-        fs::write(dist.join(&module.file), &components[guest])?;
         println!("guests: {} {} bytes, sha256 {}", module.file, module.bytes, module.sha256);
+    }
+    for (guest, bytes) in components {
+        fs::write(dist.join(file_of(guest)), bytes)?;
     }
     let head = "# Written by `cargo xtask guests`: what the modules in dist/ were made with.\n";
     fs::write(root.join("policies/BUILD.toml"), format!("{head}{}", toml::to_string(made)?))?;
@@ -274,7 +283,7 @@ fn compare(root: &Path, made: &Build, components: &BTreeMap<&str, Vec<u8>>) -> R
     );
     println!("guests: built with other tools than recorded ({}), comparing behaviour", recorded.rustc);
     let folder = std::env::temp_dir().join(format!("berth-guests-{}", std::process::id()));
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(folder.join("examples"))?;
     let result = behave(root, &folder, components);
     fs::remove_dir_all(&folder)?;
     result
@@ -283,7 +292,7 @@ fn compare(root: &Path, made: &Build, components: &BTreeMap<&str, Vec<u8>>) -> R
 /// Runs the comparison with the built-in on the rebuilt modules.
 fn behave(root: &Path, folder: &Path, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> {
     for (guest, bytes) in components {
-        fs::write(folder.join(format!("{guest}.wasm")), bytes)?;
+        fs::write(folder.join(file_of(guest)), bytes)?;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)

@@ -3,7 +3,7 @@
 use crate::inventory::Offer;
 use crate::policy::bindings::{configuring, types};
 use crate::policy::worlds::{Adjust, AdjustQuestion};
-use crate::policy::{self, DecidedBy, Refusal};
+use crate::policy::{self, Decided, DecidedBy, Purpose, Refusal};
 
 use super::edits::{self, Settled};
 use super::{MountKind, Plan};
@@ -12,21 +12,31 @@ use crate::admission::{self, Allocation};
 /// A value longer than this is hidden from policies (wit: `variable`).
 const LONGEST_VALUE: usize = 4096;
 
+/// What one member of the chain said.
+#[derive(Debug)]
+pub struct Said {
+    /// Who decided.
+    pub by: DecidedBy,
+    /// The edits, as they were applied.
+    pub edits: Vec<configuring::Edit>,
+}
+
 /// Runs the chain over `plan`.
 ///
 /// # Errors
 /// The refusal of a policy, or of the host when two of them contradict each other.
 pub async fn run(
     policy: &policy::Handle,
+    purpose: Purpose,
     plan: &mut Plan,
     request: &admission::Request,
     offer: &Offer,
     allocations: &[Allocation],
-) -> Result<Vec<DecidedBy>, (Refusal, Vec<DecidedBy>)> {
+) -> Result<Vec<Said>, (Refusal, DecidedBy)> {
     let (node, shares) = own_devices(offer, allocations);
     let request = admission::kernel_request(request, offer);
     let mut settled = Settled::new();
-    let mut decided = Vec::new();
+    let mut said = Vec::new();
     for link in 0..policy.chain_len() {
         let question = AdjustQuestion {
             request: request.clone(),
@@ -36,24 +46,23 @@ pub async fn run(
             // The host fills in what the operator grants this member.
             grants: Vec::new(),
         };
-        let answer = policy.ask_link::<Adjust>(link, question).await;
-        let name = answer.by.policy.clone();
-        decided.push(answer.by);
-        match answer.answer {
-            Err(refusal) => return Err((refusal, decided)),
+        let Decided { answer, by } = policy.ask_for::<Adjust>(purpose, link, question).await;
+        match answer {
+            Err(refusal) => return Err((refusal, by)),
             Ok(answer) => {
-                if let Err(conflict) = edits::apply(plan, &mut settled, &name, answer) {
+                if let Err(conflict) = edits::apply(plan, &mut settled, &by.policy, answer.clone()) {
                     let refusal = Refusal {
                         code: "policy-conflict".to_owned(),
                         message: conflict.to_string(),
                         retry_later: false,
                     };
-                    return Err((refusal, decided));
+                    return Err((refusal, by));
                 }
+                said.push(Said { by, edits: answer });
             }
         }
     }
-    Ok(decided)
+    Ok(said)
 }
 
 /// The kernel's devices only, and its shares as indices into them.

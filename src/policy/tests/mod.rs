@@ -1,14 +1,16 @@
 //! The host with faulty guests: each fault is told apart, the twin answers, nothing else suffers.
 
 mod guests;
+mod swap;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::bindings::{scheduling, types};
 use super::guest::Guest;
-use super::host::Line;
 use super::sandbox::State;
+use super::slot::{Line, Member};
+use super::worlds::tests::questions;
 use super::worlds::{Order, OrderQuestion};
 use super::*;
 
@@ -51,6 +53,20 @@ impl Decision for TestOrder {
             Some(decision) => Err(format!("request {} is not waiting", decision.request)),
             None => Ok((raw.len(), None)),
         }
+    }
+}
+
+impl journal::Told for TestOrder {
+    fn kernels(question: &TestQuestion) -> Vec<String> {
+        Order::kernels(&question.inner)
+    }
+
+    fn question(question: &TestQuestion) -> serde_json::Value {
+        Order::question(&question.inner)
+    }
+
+    fn answer(answer: &usize) -> serde_json::Value {
+        (*answer).into()
     }
 }
 
@@ -301,7 +317,7 @@ async fn a_policy_that_keeps_failing_is_demoted_and_the_threads_live_on() {
     let decided = handle.ask::<TestOrder>(after.clone()).await;
     assert_eq!(decided.answer, Ok(BY_TWIN));
     assert!(after.threads.lock().unwrap().is_empty(), "a demoted policy was called");
-    assert!(decided.by.faults[0].message.starts_with("demoted until the agent restarts: 5 failures"));
+    assert!(decided.by.faults[0].message.starts_with("demoted until an operator acts: 5 failures"));
     let view = scheduler_of(&handle);
     assert_eq!((view.calls, view.fallbacks), (6, 6));
     assert!(view.demoted.is_some());
@@ -314,10 +330,11 @@ async fn the_last_good_policy_answers_when_the_active_one_fails() {
     let handle = good.start();
     let bad = Bench::new(&guests::scheduler(guests::TRAP));
     let Some(wasm) = &handle.host.wasm else { panic!("no sandbox") };
-    let bad = host::load(&wasm.sandbox, WorldKind::Scheduler, &bad.config.scheduler).unwrap().unwrap();
+    let bad = slot::load(&wasm.sandbox, WorldKind::Scheduler, &bad.config.scheduler).unwrap().unwrap();
     let slot = handle.host.chain(WorldKind::Scheduler).next().unwrap();
-    let last_good = slot.line.read().unwrap().active.clone();
-    *slot.line.write().unwrap() = Arc::new(Line { active: Some(Arc::new(bad)), last_good });
+    let last_good = Some(slot.line().active.clone());
+    let active = Member { choice: Choice::Configured, policy: Some(Arc::new(bad)) };
+    slot.swap(Line { active, last_good });
 
     let decided = handle.ask::<TestOrder>(question(1)).await;
     assert_eq!((decided.answer, decided.by.rung), (Ok(0), Rung::LastGood));

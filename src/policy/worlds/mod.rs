@@ -38,7 +38,7 @@ mod scheduler;
 mod slot_reporter;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Longest text of a policy that is kept: reasons, notes, messages.
 const TEXT_MAX: usize = 1024;

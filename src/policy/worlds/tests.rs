@@ -13,7 +13,7 @@ use questions::{GIB, ONE};
 
 #[path = "../../../tests/support/questions.rs"]
 #[allow(dead_code, reason = "the tables are for tests/guests.rs")]
-mod questions;
+pub(in crate::policy) mod questions;
 
 /// Amounts that mean something, and some that overflow.
 fn amounts() -> impl Strategy<Value = u64> {

@@ -1,0 +1,108 @@
+//! `berth policy show`: one policy, or who decides in a world.
+
+use crate::cli::Context;
+use crate::cli::client::escaped;
+use crate::cli::error::CliError;
+use crate::cli::output::{Output, age, world};
+use crate::control::policy_api::ShowQuery;
+use crate::policy::Act;
+use crate::policy::swap::Shown;
+
+/// Show a policy: what it is, its settings and grants, its failures, and what was active before
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  berth policy show scheduler         who places kernels now, and who did before
+  berth policy show 3fa1c2            a pushed policy, by at least 6 digits of its digest
+  berth policy show last-core -o json | jq '.[0].settings'")]
+pub(super) struct Show {
+    /// Which member of the container-config chain, from 0 [default: all]
+    #[arg(long, value_name = "N")]
+    link: Option<usize>,
+    /// slot-reporter, scheduler, container-config; or digest or name of a pushed policy
+    #[arg(value_name = "WORLD|DIGEST|NAME")]
+    of: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Show {
+    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
+        let ShowQuery { of, link } = ShowQuery { of: self.of, link: self.link };
+        let link = link.map_or(String::new(), |link| format!("&link={link}"));
+        let path = format!("/v1/policies/show?of={}{link}", escaped(&of));
+        let shown: Vec<Shown> = context.agent.get(&path).await?;
+        self.output.print(&shown, |shown| shown.iter().map(text).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+fn text(shown: &Shown) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, value: String| text += &format!("{what:<12} {value}\n");
+    line("name", format!("{} {}", shown.name, shown.version));
+    let link = if shown.link > 0 { format!(" {}", shown.link) } else { String::new() };
+    line("world", format!("{}{link}", world(shown.world)));
+    line(
+        "state",
+        match shown.state.as_str() {
+            "last-good" => "asked when the active one fails".to_owned(),
+            "pushed" => "pushed, not active".to_owned(),
+            state => state.to_owned(),
+        },
+    );
+    if let Some(digest) = shown.digest {
+        line("digest", digest.to_string());
+    }
+    line("about", shown.summary.clone());
+    if let Some(module) = &shown.pushed {
+        line(
+            "pushed",
+            format!("{} ago by uid {}, {} bytes", age(module.pushed_at_ms), module.uid, module.bytes),
+        );
+    }
+    if let Some(problem) = &shown.problem {
+        line("problem", problem.clone());
+    }
+    for setting in &shown.settings {
+        let value = setting.value.as_deref().unwrap_or("(none)");
+        line("setting", format!("{} = {value}  {}", setting.key, setting.help).trim_end().to_owned());
+    }
+    if !shown.needs.is_empty() {
+        line("needs", shown.needs.join(", "));
+        line("granted", shown.grants.join(", "));
+    }
+    if let Some(view) = &shown.calls {
+        line("source", view.source.clone());
+        line(
+            "calls",
+            format!(
+                "{}, {} fell back, half within {} µs, 99 % within {} µs",
+                view.calls, view.fallbacks, view.p50_micros, view.p99_micros
+            ),
+        );
+        if let Some(fault) = &view.last_fault {
+            line("last failure", fault.message.clone());
+        }
+        if let Some(demoted) = &view.demoted {
+            line("demoted", demoted.clone());
+        }
+        line("falls back", view.last_good.clone().unwrap_or_else(|| "builtin".to_owned()));
+    }
+    if !shown.earlier.is_empty() {
+        line("rolls back", format!("to {}", shown.earlier.join(", then ")));
+    }
+    for event in &shown.history {
+        let what = match event.act {
+            Act::Activated => "activated",
+            Act::RolledBack => "rolled back to",
+            Act::Demoted => "demoted",
+        };
+        let who = event.uid.map_or_else(|| "the agent".to_owned(), |uid| format!("uid {uid}"));
+        let reason = event.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        line(
+            "history",
+            format!("{} ago {who} {what} {} {}{reason}", age(event.at_ms), event.name, event.version),
+        );
+    }
+    text
+}

@@ -1,0 +1,424 @@
+//! Policies replaced while decisions are made, over a real store and real modules.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::questions::{self, GIB, ONE};
+use super::*;
+use crate::policy::swap::{self, Order as By, Swap, SwapError, Target};
+use crate::policy::worlds::Place;
+use crate::store;
+
+const SCHEDULER: WorldKind = WorldKind::Scheduler;
+
+/// A state directory, and an agent's policies over it.
+struct Node {
+    dir: tempfile::TempDir,
+    config: Config,
+}
+
+struct Running {
+    policy: Handle,
+    swap: Swap,
+    store: store::Handle,
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("berth-swap-").tempdir().unwrap();
+        let mut config = Config::builtin();
+        config.threads = 2;
+        config.deadline_ms = 20_000;
+        config.scheduler.source = Source::Shipped;
+        Self { dir, config }
+    }
+
+    async fn start(&self) -> Running {
+        let opened = store::open(self.dir.path()).unwrap();
+        let kept = Kept::load(&opened.handle, self.dir.path()).await.unwrap();
+        let config = self.config.clone();
+        let at_start = kept.clone();
+        let policy =
+            tokio::task::spawn_blocking(move || start_kept(config, at_start)).await.unwrap().unwrap();
+        let swap = Swap::new(policy.clone(), opened.handle.clone(), kept);
+        Running { policy, swap, store: opened.handle }
+    }
+
+    fn module(&self, digest: Digest) -> std::path::PathBuf {
+        self.dir.path().join("policies").join(format!("{digest}.wasm"))
+    }
+}
+
+impl Running {
+    async fn stop(self) {
+        self.store.close().await;
+    }
+
+    async fn push(&self, module: &[u8]) -> Digest {
+        self.swap.push(module.to_vec(), None, 1000).await.unwrap().module.digest
+    }
+
+    async fn activate(&self, digest: Digest) -> swap::Swapped {
+        self.swap.activate(Target::Pushed(digest.to_string()), None, by("a test")).await.unwrap()
+    }
+
+    async fn roll_back(&self) -> Result<swap::Swapped, SwapError> {
+        self.swap.roll_back(SCHEDULER, None, by("a test")).await
+    }
+
+    /// Who decides, and which of four cores they give.
+    async fn asks(&self) -> (String, Rung, u32) {
+        let (decided, core) = place(&self.policy).await;
+        (decided.policy, decided.rung, core)
+    }
+}
+
+fn by(reason: &str) -> By {
+    By { uid: 1000, reason: Some(reason.to_owned()) }
+}
+
+async fn place(policy: &Handle) -> (DecidedBy, u32) {
+    let question = questions::place(&questions::inventory(4, 0, 1), &[(0, ONE)], |_| 0);
+    let decided = policy.ask::<Place>(question.clone()).await;
+    let share = decided.answer.unwrap()[0];
+    (decided.by, question.node.devices[share.device as usize].number)
+}
+
+fn last_core() -> Vec<u8> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/dist/examples/last-core.wasm");
+    std::fs::read(Path::new(path)).unwrap()
+}
+
+/// Traps whenever it is asked to place.
+fn trapping() -> Vec<u8> {
+    guests::scheduler(guests::NOTHING)
+}
+
+#[tokio::test]
+async fn a_pushed_policy_decides_from_the_next_decision_on_until_it_is_rolled_back() {
+    let node = Node::new();
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
+    let digest = agent.push(&last_core()).await;
+    assert_eq!(agent.asks().await.0, "scheduler", "pushed is not active");
+
+    let swapped = agent.activate(digest).await;
+    assert!(swapped.changed && swapped.last_good.as_deref() == Some("scheduler"));
+    assert_eq!(agent.asks().await, ("last-core".into(), Rung::Active, 3));
+    assert_eq!(scheduler_of(&agent.policy).source, "pushed");
+    assert!(!agent.activate(digest).await.changed, "it is active already");
+
+    let back = agent.roll_back().await.unwrap();
+    assert_eq!((back.name.as_str(), back.last_good), ("scheduler", None));
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
+    assert_eq!(scheduler_of(&agent.policy).source, "shipped");
+    assert_eq!(agent.roll_back().await.unwrap_err().code(), "no-history");
+
+    let shown = agent.swap.show("scheduler", None).await.unwrap();
+    let history: Vec<_> = shown[0].history.iter().map(|event| (event.act, &*event.name, event.uid)).collect();
+    assert_eq!(
+        history,
+        [(Act::Activated, "last-core", Some(1000)), (Act::RolledBack, "scheduler", Some(1000))]
+    );
+    assert_eq!(shown[0].history[0].reason.as_deref(), Some("a test"));
+}
+
+#[tokio::test]
+async fn the_one_that_was_active_answers_when_the_new_one_fails() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let good = agent.push(&last_core()).await;
+    agent.activate(good).await;
+    let bad = agent.push(&trapping()).await;
+    agent.activate(bad).await;
+    assert_eq!(agent.asks().await, ("last-core".into(), Rung::LastGood, 3));
+    agent.roll_back().await.unwrap();
+    assert_eq!(agent.asks().await, ("last-core".into(), Rung::Active, 3));
+    // Once more: to what is configured, whose second rung is empty.
+    assert_eq!(agent.roll_back().await.unwrap().name, "scheduler");
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
+}
+
+#[tokio::test]
+async fn a_module_is_kept_by_its_digest_and_pushing_it_twice_is_no_error() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let first = agent.swap.push(last_core(), None, 1000).await.unwrap();
+    assert_eq!((first.already, first.module.world), (false, SCHEDULER));
+    assert_eq!(std::fs::read(node.module(first.module.digest)).unwrap(), last_core());
+    assert!(agent.swap.push(last_core(), None, 1000).await.unwrap().already);
+    assert_eq!(agent.swap.modules().await.len(), 1);
+
+    let digits = first.module.digest.to_string();
+    for text in [&digits[..6], &digits.to_uppercase()[..10], "last-core", &digits] {
+        let swapped = agent.swap.activate(Target::Pushed(text.into()), None, by("by name")).await.unwrap();
+        assert_eq!(swapped.digest, Some(first.module.digest), "{text}");
+    }
+    let unknown = [(&digits[..5], "at least 6 digits"), ("000000", "was pushed"), ("nobody", "was pushed")];
+    for (text, words) in unknown {
+        let error = agent.swap.activate(Target::Pushed(text.into()), None, by("")).await.unwrap_err();
+        assert!(error.code() == "no-such-policy" && error.to_string().contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_module_is_said_with_a_code_and_nothing_changes() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let forbidden = wat::parse_str(r#"(component (import "wasi:cli/stdout@0.2.0" (instance)))"#).unwrap();
+    for (bytes, code) in [
+        (b"text".to_vec(), "not-a-component"),
+        (b"\x7fELF\x02\x01".to_vec(), "precompiled"),
+        (vec![0; usize::try_from(swap::MODULE_BYTES).unwrap() + 1], "module-too-large"),
+        (forbidden, "forbidden-import"),
+        (wat::parse_str("(component)").unwrap(), "no-world"),
+        (guests::scheduler_that_refuses_settings(), "wrong-settings"),
+        (guests::scheduler_of_version("0.2.0"), "other-interface-version"),
+    ] {
+        let error = agent.swap.push(bytes, None, 0).await.unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(!error.hint().is_empty() && !error.to_string().contains('\n'), "{error}");
+    }
+    // The shipped one needs edits that are granted to it only where nobody pushed it.
+    let container_config = shipped::module(WorldKind::ContainerConfig).to_vec();
+    let error = agent.swap.push(container_config, None, 0).await.unwrap_err();
+    assert_eq!(error.code(), "not-granted");
+    assert_eq!(agent.swap.push(last_core(), Some(1), 0).await.unwrap_err().code(), "no-such-link");
+    assert!(agent.swap.modules().await.is_empty());
+    assert_eq!(agent.asks().await.0, "scheduler");
+}
+
+#[tokio::test]
+async fn settings_of_the_slot_are_given_to_what_is_pushed() {
+    let mut node = Node::new();
+    let spread = SettingValue::Text("spread".into());
+    node.config.scheduler.settings = Settings(BTreeMap::from([("strategy".to_owned(), spread)]));
+    let agent = node.start().await;
+    let error = agent.swap.push(last_core(), None, 0).await.unwrap_err();
+    assert!(
+        error.code() == "wrong-settings" && error.to_string().contains("`strategy` is unknown"),
+        "{error}"
+    );
+    let digest = agent.push(shipped::module(SCHEDULER)).await;
+    let shown = agent.swap.show(&digest.to_string(), None).await.unwrap();
+    assert_eq!(shown[0].settings[0].value.as_deref(), Some("\"spread\""));
+    assert_eq!((shown[0].state.as_str(), shown[0].problem.as_deref()), ("pushed", None));
+}
+
+#[tokio::test]
+async fn a_member_of_a_chain_has_to_be_named() {
+    let mut node = Node::new();
+    node.config.container_config =
+        vec![PolicyConfig { source: Source::Builtin, ..PolicyConfig::default() }; 2];
+    for member in &mut node.config.container_config {
+        member.grants = worlds::adjust::BUILTIN_NEEDS.map(str::to_owned).to_vec();
+    }
+    let agent = node.start().await;
+    let module = shipped::module(WorldKind::ContainerConfig).to_vec();
+    assert_eq!(agent.swap.push(module.clone(), None, 0).await.unwrap_err().code(), "which-link");
+    let pushed = agent.swap.push(module, Some(1), 0).await.unwrap().module;
+    let target = Target::Pushed(pushed.digest.to_string());
+    let swapped = agent.swap.activate(target, None, by("the second")).await.unwrap();
+    assert_eq!((swapped.link, swapped.name.as_str()), (1, "container-config"));
+    let names: Vec<_> = agent.policy.list().into_iter().filter(|v| v.world == pushed.world).collect();
+    assert_eq!((names[0].name.as_str(), names[1].name.as_str()), ("builtin", "container-config"));
+    assert_eq!(agent.policy.chain_len(), 2);
+}
+
+#[tokio::test]
+async fn what_an_operator_activated_survives_a_restart_and_wins_over_the_configuration() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let first = agent.push(&last_core()).await;
+    agent.activate(first).await;
+    let bad = agent.push(&trapping()).await;
+    agent.activate(bad).await;
+    agent.stop().await;
+
+    let agent = node.start().await;
+    assert_eq!(scheduler_of(&agent.policy).digest, Some(bad));
+    // Its second rung is there, too, and so is the way back.
+    assert_eq!(agent.asks().await, ("last-core".into(), Rung::LastGood, 3));
+    agent.roll_back().await.unwrap();
+    let configured = Target::Configured(SCHEDULER);
+    assert_eq!(agent.swap.activate(configured, None, by("")).await.unwrap().name, "scheduler");
+    agent.stop().await;
+
+    let agent = node.start().await;
+    let view = scheduler_of(&agent.policy);
+    assert_eq!((view.source.as_str(), view.last_good.as_deref()), ("shipped", Some("last-core")));
+    assert!(agent.policy.problems().is_empty());
+}
+
+#[tokio::test]
+async fn a_module_that_does_not_load_any_more_falls_back_and_is_told() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let first = agent.push(&last_core()).await;
+    agent.activate(first).await;
+    let second = agent.push(&trapping()).await;
+    agent.activate(second).await;
+    agent.stop().await;
+
+    std::fs::remove_file(node.module(second)).unwrap();
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await, ("last-core".into(), Rung::Active, 3));
+    let problems = agent.policy.problems();
+    let told = |text: &str| text.contains("faulty") && text.contains("it was not loaded: it cannot be read");
+    assert!(problems.len() == 1 && told(&problems[0]), "{problems:?}");
+    agent.stop().await;
+
+    std::fs::write(node.module(first), b"not what it was").unwrap();
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
+    assert_eq!(agent.policy.problems().len(), 1);
+    // Once somebody decides, what did not load is no matter any more.
+    agent.swap.activate(Target::Configured(SCHEDULER), None, by("")).await.unwrap();
+    assert!(agent.policy.problems().is_empty());
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_demotion_holds_over_a_restart_until_an_operator_acts() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let bad = agent.push(&trapping()).await;
+    agent.activate(bad).await;
+    let saves = tokio::spawn(agent.swap.clone().save_demotions());
+    for _ in 0..6 {
+        assert_eq!(agent.asks().await, ("scheduler".into(), Rung::LastGood, 0));
+    }
+    let demoted = || async {
+        let shown = agent.swap.show("scheduler", None).await.unwrap();
+        shown[0].history.iter().any(|event| event.act == Act::Demoted)
+    };
+    while !demoted().await {
+        tokio::task::yield_now().await;
+    }
+    saves.abort();
+    agent.stop().await;
+
+    let agent = node.start().await;
+    let view = scheduler_of(&agent.policy);
+    assert!(view.demoted.unwrap().starts_with("demoted until an operator acts: 5 failures"));
+    assert_eq!(agent.policy.problems().len(), 1);
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::LastGood, 0));
+    // It does not become the last good one.
+    let good = agent.push(&last_core()).await;
+    assert_eq!(agent.activate(good).await.last_good.as_deref(), Some("scheduler"));
+    agent.activate(bad).await;
+    assert_eq!(scheduler_of(&agent.policy).demoted, None, "an operator wants it asked again");
+}
+
+#[tokio::test]
+async fn a_call_in_flight_ends_on_what_it_began_with() {
+    let mut node = Node::new();
+    node.config.deadline_ms = 8_000;
+    let agent = node.start().await;
+    let looping = agent.push(&guests::scheduler(guests::LOOP_WHEN_NOBODY_WAITS)).await;
+    agent.activate(looping).await;
+    let stuck = question(0);
+    let begun = Arc::clone(&stuck.threads);
+    let asked = tokio::spawn({
+        let policy = agent.policy.clone();
+        async move { policy.ask::<TestOrder>(stuck).await }
+    });
+    while begun.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let other = agent.push(&guests::scheduler(guests::ONCE_ONLY)).await;
+    agent.activate(other).await;
+    let decided = agent.policy.ask::<TestOrder>(question(1)).await;
+    assert_eq!(decided.by.digest, Some(other));
+    assert!(!asked.is_finished());
+    // The old module, then what was the last good one when it began: not the new one.
+    let decided = asked.await.unwrap();
+    assert_eq!(decided.by.faults[0].digest, Some(looping));
+    assert_ne!(decided.by.digest, Some(other));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn placements_go_on_while_two_modules_alternate_and_none_mixes_them() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let (first, last) = (agent.push(shipped::module(SCHEDULER)).await, agent.push(&last_core()).await);
+    let done = Arc::new(AtomicBool::new(false));
+    let placing: Vec<_> = (0..8)
+        .map(|_| {
+            let (policy, done) = (agent.policy.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut counts = BTreeMap::<Option<Digest>, u64>::new();
+                while !done.load(Ordering::Relaxed) {
+                    let (by, core) = place(&policy).await;
+                    assert!(by.faults.is_empty() && by.rung == Rung::Active, "{by:?}");
+                    // Whoever says that they decided gave the core that they give.
+                    assert_eq!(core, if by.digest == Some(last) { 3 } else { 0 }, "{by:?}");
+                    *counts.entry(by.digest).or_default() += 1;
+                }
+                counts
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        agent.activate(last).await;
+        agent.activate(first).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    let mut counts = BTreeMap::<Option<Digest>, u64>::new();
+    for placed in placing {
+        for (digest, count) in placed.await.unwrap() {
+            *counts.entry(digest).or_default() += count;
+        }
+    }
+    assert!(counts[&Some(first)] > 0 && counts[&Some(last)] > 0, "{counts:?}");
+    let journal = agent.policy.journal().unwrap();
+    journal.settled().await;
+    // The ring may have forgotten the oldest; each has a number.
+    let last = journal.read(&journal::Wanted { kernel: None, most: Some(1) }).unwrap().remove(0);
+    let (written, dropped) = (last.seq, journal.dropped());
+    assert_eq!(written + dropped, counts.values().sum::<u64>(), "{written} written, {dropped} dropped");
+}
+
+#[tokio::test]
+async fn a_decision_is_in_the_journal_with_all_that_it_was_made_of() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let question = questions::place(&questions::inventory(2, 0, 1), &[(0, ONE), (1, GIB)], |_| 0);
+    let decided = agent.policy.ask_for::<Place>(Purpose::DryRun, 0, question.clone()).await;
+    agent.policy.ask::<Place>(question).await;
+    let journal = agent.policy.journal().unwrap();
+    journal.settled().await;
+    let entries = journal.read(&journal::Wanted::default()).unwrap();
+    let [rehearsed, real] = &entries[..] else { panic!("{entries:?}") };
+    assert!(rehearsed.dry_run && !real.dry_run);
+    assert_eq!((rehearsed.digest, rehearsed.rung), (decided.by.digest, Rung::Active));
+    assert_eq!(real.kernels, ["8c0f9a6e-54a4-4f6b-8e5b-6a3f4a3c0001"]);
+    assert_eq!(
+        real.context["settings"][0],
+        serde_json::json!({"key": "strategy", "value": {"text": "pack"}})
+    );
+    assert!(real.context["seed"].is_u64());
+    assert_eq!(journal::phrase::placement(real), "cpu: 0; mem: 1g");
+    let free = journal::phrase::free(real);
+    assert_eq!(free, ["1 cpu (2 free)", "1g mem (16g free)"]);
+}
+
+#[tokio::test]
+async fn an_agent_of_built_ins_only_takes_nothing_and_does_not_forget() {
+    let mut node = Node::new();
+    let agent = node.start().await;
+    let digest = agent.push(&last_core()).await;
+    agent.activate(digest).await;
+    agent.stop().await;
+
+    node.config.use_builtin();
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await, ("builtin".into(), Rung::Builtin, 0));
+    assert!(agent.policy.problems()[0].contains("built-ins only"), "{:?}", agent.policy.problems());
+    assert_eq!(agent.swap.push(last_core(), None, 0).await.unwrap_err().code(), "builtins-only");
+    agent.stop().await;
+
+    node.config.scheduler.source = Source::Shipped;
+    assert_eq!(node.start().await.asks().await, ("last-core".into(), Rung::Active, 3));
+}

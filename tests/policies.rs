@@ -1,0 +1,226 @@
+//! Policies replaced in a running agent, by `berth`'s own commands over its socket.
+//!
+//! The agent runs with the process engine and makes no kernel but in the last step, which is skipped where this
+//! build has no static runner.
+#![expect(clippy::unwrap_used, reason = "the helpers are part of the tests")]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const BERTH: &str = env!("CARGO_BIN_EXE_berth");
+
+/// An agent of its own. Killed when it is dropped, so that a failed test leaves nothing.
+struct Agent {
+    dir: tempfile::TempDir,
+    process: Option<Child>,
+}
+
+impl Agent {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("berth-policies-").tempdir().unwrap();
+        let runner = runner().unwrap_or_else(|| PathBuf::from("/bin/true"));
+        // A deadline that a loaded machine meets, too.
+        let config = format!(
+            "[kernel-runner]\npath = {:?}\n[policy]\ndeadline-ms = 20000\n",
+            runner.display().to_string()
+        );
+        std::fs::write(dir.path().join("agent.toml"), config).unwrap();
+        let mut agent = Self { dir, process: None };
+        agent.start();
+        agent
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    fn start(&mut self) {
+        let mut process = Command::new(BERTH)
+            .args(["serve", "--engine", "process", "--config"])
+            .arg(self.path("agent.toml"))
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .arg("--socket")
+            .arg(self.path("berth.sock"))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        self.process = Some(process);
+        let mut line = String::new();
+        while !line.contains("ready") {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "the agent ended before it was ready");
+        }
+        // Read to the end, or the agent would wait for room in the pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        Command::new(BERTH)
+            .arg("--socket")
+            .arg(self.path("berth.sock"))
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn says(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.says(&[words, &["-o", "json"]].concat())).unwrap()
+    }
+
+    fn refuses(&self, words: &[&str], expected: &[&str]) {
+        let output = self.run(words);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+        assert!(said.lines().count() == 2 && said.contains("\nhint: "), "{words:?}: {said}");
+        for words in expected {
+            assert!(said.contains(words), "{said}");
+        }
+    }
+
+    fn scheduler(&self) -> (String, String) {
+        let policies = self.json(&["policy", "list"]);
+        let found =
+            policies.as_array().unwrap().iter().find(|policy| policy["world"] == "scheduler").unwrap();
+        (found["name"].as_str().unwrap().to_owned(), found["source"].as_str().unwrap().to_owned())
+    }
+
+    /// The cores that a kernel of one core would get.
+    fn would_get(&self) -> Value {
+        self.json(&["create", "--dry-run", "--cpus", "1"])["cpuset"].clone()
+    }
+
+    /// The number of the last core offered, which is also the first where there is only one.
+    fn cores(&self) -> Vec<u64> {
+        let slots = self.json(&["slots"]);
+        let cpu = slots["slots"].as_array().unwrap().iter().find(|slot| slot["slot"] == "cpu").unwrap();
+        let devices = cpu["devices"].as_array().unwrap().iter();
+        let mut cores: Vec<u64> =
+            devices.map(|device| device[0].as_str().unwrap().parse().unwrap()).collect();
+        cores.sort_unstable();
+        cores
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// The static runner of this build.
+fn runner() -> Option<PathBuf> {
+    let path = Path::new(BERTH).parent()?.join("../libexec/berth/berth-runner");
+    path.is_file().then_some(path)
+}
+
+fn last_core() -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/policies/dist/examples/last-core.wasm").to_owned()
+}
+
+#[test]
+fn a_pushed_policy_decides_without_a_restart_and_after_one() {
+    let mut agent = Agent::new();
+    let cores = agent.cores();
+    let (first, last) = (vec![cores[0]], vec![*cores.last().unwrap()]);
+    assert_eq!(agent.scheduler(), ("scheduler".into(), "shipped".into()));
+    assert_eq!(agent.would_get(), Value::from(first.clone()));
+
+    let digest = agent.json(&["policy", "push", &last_core()])["module"]["digest"].clone();
+    let digest = digest.as_str().unwrap();
+    assert!(agent.says(&["policy", "list"]).contains("PUSHED FOR"));
+    assert!(agent.says(&["policy", "push", &last_core()]).contains("was there already"));
+    let said = agent.says(&["policy", "activate", &digest[..6], "--reason", "a test"]);
+    assert!(said.contains("decides from now on; scheduler is asked when it fails"), "{said}");
+    assert_eq!(agent.scheduler(), ("last-core".into(), "pushed".into()));
+    assert_eq!(agent.would_get(), Value::from(last.clone()));
+
+    agent.kill();
+    agent.start();
+    assert_eq!(agent.scheduler(), ("last-core".into(), "pushed".into()));
+    assert_eq!(agent.would_get(), Value::from(last));
+    let shown = agent.says(&["policy", "show", "scheduler"]);
+    assert!(shown.contains("activated last-core") && shown.contains(": a test"), "{shown}");
+    assert!(agent.says(&["policy", "rollback", "scheduler"]).contains("scheduler: scheduler"));
+    assert_eq!(agent.would_get(), Value::from(first));
+    agent.refuses(&["policy", "rollback", "scheduler"], &["nothing was active", "(no-history)"]);
+
+    // Tried only: nothing is held, and the journal says so.
+    let book = agent.json(&["slots"]);
+    assert!(book["slots"].as_array().unwrap().iter().all(|slot| slot["held"] == 0), "{book}");
+    assert!(agent.says(&["ps", "-a"]).lines().count() <= 1);
+    let journal = agent.says(&["policy", "journal", "-o", "json"]);
+    let records: Vec<Value> = journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let places: Vec<&Value> = records.iter().filter(|record| record["function"] == "place").collect();
+    assert!(places.len() == 4 && places.iter().all(|place| place["dry-run"] == true), "{journal}");
+    let text = agent.says(&["policy", "journal", "-n", "1"]);
+    assert!(text.lines().count() == 1 && text.contains("(dry run)"), "{text}");
+    let kernel = places[0]["kernels"][0].as_str().unwrap();
+    let why = agent.says(&["why", kernel]);
+    assert!(why.contains("only tried by `berth create --dry-run`"), "{why}");
+}
+
+#[test]
+fn mistakes_are_one_line_with_a_code_and_the_next_step() {
+    let agent = Agent::new();
+    let text = agent.path("policy.wasm");
+    std::fs::write(&text, "(component)").unwrap();
+    let text = text.to_str().unwrap();
+    agent.refuses(&["policy", "push", text], &[text, "WebAssembly in text form", "(not-a-component)"]);
+    let native = agent.path("native.wasm");
+    std::fs::write(&native, b"\x7fELF\x02\x01\x01").unwrap();
+    agent.refuses(&["policy", "push", native.to_str().unwrap()], &["native file", "(precompiled)"]);
+    let large = agent.path("large.wasm");
+    std::fs::File::create(&large).unwrap().set_len((64 << 20) + 1).unwrap();
+    agent.refuses(&["policy", "push", large.to_str().unwrap()], &["67108865 bytes", "(module-too-large)"]);
+    agent.refuses(&["policy", "push", "--link", "2", &last_core()], &["one policy", "(no-such-link)"]);
+    agent.refuses(&["policy", "activate", "00000000"], &["\"00000000\" was pushed", "(no-such-policy)"]);
+    agent.refuses(&["policy", "show", "nobody"], &["(no-such-policy)"]);
+    agent.refuses(&["why", "k9"], &["(no-such-kernel)"]);
+    agent.refuses(&["why", "5f0c9f0e-3ad4-4a57-8d7f-3f6a7cf7a001"], &["knows nothing", "(no-such-kernel)"]);
+    agent.refuses(&["create", "--dry-run", "--cpus", "5000"], &["5000 cores asked", "(not-enough-free)"]);
+}
+
+#[test]
+fn a_kernel_lies_where_the_pushed_policy_puts_it_and_why_tells() {
+    if runner().is_none() {
+        println!("skipped: this build has no static runner (cargo xtask build)");
+        return;
+    }
+    let agent = Agent::new();
+    agent.says(&["policy", "push", "--activate", &last_core()]);
+    let kernel = agent.json(&["create", "--name", "k1", "--cpus", "1"]);
+    assert_eq!(kernel["cpuset"], Value::from(vec![*agent.cores().last().unwrap()]));
+    let why = agent.says(&["why", "k1"]);
+    assert!(why.contains("last-core 0.1.0") && why.contains("placed k1 on cpu:"), "{why}");
+    assert!(why.contains("let k1 start") && why.contains("to its container."), "{why}");
+    let id = kernel["id"].as_str().unwrap();
+    agent.says(&["rm", "-f", "k1"]);
+    let why = agent.says(&["why", id]);
+    assert!(why.contains("is gone") && why.contains("last-core 0.1.0"), "{why}");
+}
