@@ -12,6 +12,8 @@
 //! | `route-0` ([`route`]) | own OS thread | requests (queue and wake-up), ZeroMQ | output with credit, reports |
 //! | `policy-0..n`, `policy-clock` ([`policy`]) | own OS threads | questions (bounded queue) | checked answers (`oneshot`) |
 //! | `pulse` ([`pulse`]) | own OS thread | counters of the supervisor, admission and routes | the watchdog's food; ends the process when one stands still |
+//! | `policy-journal` ([`policy::journal`]) | own OS thread | decisions (bounded queue, dropped when full) | JSON lines on disk |
+//! | policy-demotions ([`policy::swap`]) | workers | demotions (`watch`) | rows ([`store`]) |
 //! | `admin` ([`control`]) | own OS thread | HTTP on a unix socket | answers, streams |
 //! | `store` ([`store`]) | own OS thread | writes with a reply (bounded queue) | rows on disk |
 //!

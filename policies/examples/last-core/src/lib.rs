@@ -37,9 +37,10 @@ impl about::Guest for LastCore {
 
 impl scheduling::Guest for LastCore {
     fn place(_: Context, request: KernelRequest, node: Node, choice: Choice) -> Result<Placement, Refusal> {
-        let shares = request.wants.iter().filter(|want| {
-            node.slots.get(want.slot as usize).is_some_and(|slot| slot.name == "cpu")
-        });
+        let shares = request
+            .wants
+            .iter()
+            .filter(|want| node.slots.get(want.slot as usize).is_some_and(|slot| slot.name == "cpu"));
         let shares = shares.flat_map(|want| last_cores(want.slot, want.amount, &node, &choice)).collect();
         let note = Some("the last free cores".to_owned());
         Ok(Placement { shares, rest: Strategy::Usual, avoid: Vec::new(), note })
