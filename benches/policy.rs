@@ -1,5 +1,7 @@
 //! Decisions as the agent asks them: through the handle, to a policy thread and back, a fresh instance
-//! each; beside the same question answered by the built-in. Prints the time of the call alone as well.
+//! each; beside the same question answered by the built-in, and the time to instantiate the same component
+//! and drop it again, which no decision can be below. Prints the time of the call alone as well: on the
+//! policy thread, without the way there and back.
 //!
 //! The sizes are those of the targets: 64 cores and 8 GPUs; 64 waiting; 40 variables and 20 mounts.
 
@@ -193,6 +195,7 @@ fn decisions(criterion: &mut Criterion) {
             return;
         }
     };
+    instantiate_and_drop(criterion, &shipped);
     decide!(criterion, runtime, shipped, Report, report(), "report");
     decide!(criterion, runtime, shipped, Place, place(), "place");
     print_call_alone(&shipped, WorldKind::Scheduler, "place alone");
@@ -200,6 +203,19 @@ fn decisions(criterion: &mut Criterion) {
     decide!(criterion, runtime, shipped, Adjust, adjust(), "adjust");
     print_call_alone(&shipped, WorldKind::SlotReporter, "report alone");
     print_call_alone(&shipped, WorldKind::ContainerConfig, "adjust alone");
+}
+
+/// What no decision of that world can be below.
+fn instantiate_and_drop(criterion: &mut Criterion, handle: &Handle) {
+    for world in [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig] {
+        if handle.time_instantiations(world, 1).is_none() {
+            eprintln!("{world}/instantiate-and-drop skipped: the built-in is active");
+            continue;
+        }
+        criterion.bench_function(&format!("{world}/instantiate-and-drop"), |b| {
+            b.iter_custom(|times| handle.time_instantiations(world, times).unwrap_or_default());
+        });
+    }
 }
 
 /// Instantiate, call, check and drop on the policy thread, as `berth policy list` shows it.

@@ -104,6 +104,13 @@ impl Host {
         self.slots.iter().filter(move |slot| slot.world == world)
     }
 
+    /// The sandbox and the active policy of a world's first member.
+    pub fn active(&self, world: WorldKind) -> Option<(Arc<Sandbox>, Arc<super::load::Policy>)> {
+        let sandbox = Arc::clone(&self.wasm.as_ref()?.sandbox);
+        let policy = self.chain(world).next()?.line().active.policy.clone()?;
+        Some((sandbox, policy))
+    }
+
     pub fn list(&self) -> Vec<PolicyView> {
         self.slots.iter().map(Slot::view).collect()
     }
