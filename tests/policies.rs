@@ -10,6 +10,10 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
+#[path = "../src/policy/tests/guests.rs"]
+#[allow(dead_code, reason = "the policy host's own tests use all of it")]
+mod guests;
+
 const BERTH: &str = env!("CARGO_BIN_EXE_berth");
 
 /// An agent of its own. Killed when it is dropped, so that a failed test leaves nothing.
@@ -20,11 +24,15 @@ struct Agent {
 
 impl Agent {
     fn new() -> Self {
+        // A deadline that a loaded machine meets, too.
+        Self::with_deadline(20_000)
+    }
+
+    fn with_deadline(deadline_ms: u64) -> Self {
         let dir = tempfile::Builder::new().prefix("berth-policies-").tempdir().unwrap();
         let runner = runner().unwrap_or_else(|| PathBuf::from("/bin/true"));
-        // A deadline that a loaded machine meets, too.
         let config = format!(
-            "[kernel-runner]\npath = {:?}\n[policy]\ndeadline-ms = 20000\n",
+            "[kernel-runner]\npath = {:?}\n[policy]\ndeadline-ms = {deadline_ms}\n",
             runner.display().to_string()
         );
         std::fs::write(dir.path().join("agent.toml"), config).unwrap();
@@ -223,4 +231,54 @@ fn a_kernel_lies_where_the_pushed_policy_puts_it_and_why_tells() {
     agent.says(&["rm", "-f", "k1"]);
     let why = agent.says(&["why", id]);
     assert!(why.contains("is gone") && why.contains("last-core 0.1.0"), "{why}");
+}
+
+#[test]
+fn kernels_start_whatever_a_policy_does_and_its_fault_is_told() {
+    if runner().is_none() {
+        println!("skipped: this build has no static runner (cargo xtask build)");
+        return;
+    }
+    // Long enough for the shipped policies, short enough to loop for.
+    let agent = Agent::with_deadline(2000);
+    let before = agent.scheduler();
+    // `place` traps in each of them; what `order` does is the fault in question.
+    for (name, order, code) in [
+        ("loops", guests::LOOP, "deadline"),
+        ("traps", guests::TRAP, "trap"),
+        ("grows", guests::GROW, "memory"),
+        ("lies", guests::LIE, "invalid-answer"),
+    ] {
+        let file = agent.path(&format!("{name}.wasm"));
+        std::fs::write(&file, guests::scheduler(order)).unwrap();
+        agent.says(&["policy", "push", "--activate", file.to_str().unwrap()]);
+        let kernel = agent.json(&["create", "--name", name, "--cpus", "1"]);
+        assert_eq!(kernel["phase"], "running", "{name}: {kernel}");
+        let id = kernel["id"].as_str().unwrap();
+        let decided: Vec<&Value> = kernel["decisions"].as_array().unwrap().iter().collect();
+        let order = decided.iter().find(|decision| decision["function"] == "order").unwrap();
+        assert_eq!(order["faults"][0]["fault"], code, "{name}: {order}");
+        let list = agent.json(&["policy", "list"]);
+        let active = list.as_array().unwrap().iter().find(|policy| policy["world"] == "scheduler").unwrap();
+        assert_eq!(
+            (&active["name"], active["fallbacks"].as_u64() >= Some(2)),
+            (&"faulty".into(), true),
+            "{active}"
+        );
+        let journal = agent.says(&["policy", "journal", "--kernel", id, "-o", "json"]);
+        assert!(journal.contains(code), "{name}: {journal}");
+        agent.says(&["rm", "-f", name]);
+        agent.says(&["policy", "rollback", "scheduler"]);
+    }
+    assert_eq!(agent.scheduler(), before, "after the rollbacks all is as before");
+    let kernel = agent.json(&["create", "--name", "after", "--cpus", "1"]);
+    for decision in kernel["decisions"].as_array().unwrap() {
+        assert_eq!(decision["faults"].as_array().map(Vec::len), Some(0), "{decision}");
+    }
+    agent.says(&["rm", "-f", "after"]);
+    let file = agent.path("core.wasm");
+    // A core module that imports WASI: no component, and nothing that this host would link.
+    let wasi = "(module (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32 i32 i32 i32) (result i32))))";
+    std::fs::write(&file, wat::parse_str(wasi).unwrap()).unwrap();
+    agent.refuses(&["policy", "push", file.to_str().unwrap()], &["component"]);
 }
