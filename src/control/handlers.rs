@@ -13,23 +13,24 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::codec::Encoder as _;
+use tokio_util::sync::CancellationToken;
 
 use super::api::{CreateBody, ErrorBody, FileQuery, ListQuery, LogsQuery, RemoveQuery, SlotsView, StopBody};
 use super::peer::{Caller, Peer};
 use super::stream::{self, ServerCodec, ServerFrame};
 use super::{Shared, mounts, session};
-use crate::agent::NodeStatus;
+use crate::agent::{DrainStatus, NodeStatus};
 use crate::engine::{LogChunk, LogOptions};
 use crate::ids::KernelRef;
-use crate::kernel::{CreateRequest, KernelView, Progress};
+use crate::kernel::{CreateRequest, KernelView};
 use crate::policy::PolicyView;
 
-type Agent = State<Arc<Shared>>;
-type Answer<T> = Result<T, ErrorBody>;
+pub(super) type Agent = State<Arc<Shared>>;
+pub(super) type Answer<T> = Result<T, ErrorBody>;
 
 /// All paths, behind the check of who asks.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -44,6 +45,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/kernels/{kernel}/logs", get(logs))
         .route("/v1/kernels/{kernel}/files", put(write_file))
         .route("/v1/kernels/{kernel}/runs", post(run))
+        .merge(super::events::routes())
+        .merge(super::doctor::routes())
+        .merge(super::drain::routes())
+        .merge(super::images::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
@@ -69,7 +74,15 @@ async fn guard(
 }
 
 async fn status(State(agent): Agent) -> Json<NodeStatus> {
-    Json(agent.rooms.status.borrow().clone())
+    let mut status = agent.rooms.status.borrow().clone();
+    if let Some(draining) = agent.rooms.drain.state() {
+        let kernels_left = agent.rooms.kernels.list(false).len();
+        status.drain = Some(DrainStatus { draining, kernels_left });
+        if status.state == "ready" {
+            status.state = "draining".to_owned();
+        }
+    }
+    Json(status)
 }
 
 async fn slots(State(agent): Agent) -> Json<SlotsView> {
@@ -79,7 +92,8 @@ async fn slots(State(agent): Agent) -> Json<SlotsView> {
         Some(offer) => (offer.withheld.clone(), Some(offer.by.clone())),
         None => (Vec::new(), None),
     };
-    Json(SlotsView { slots, withheld, decided_by })
+    let draining = agent.rooms.drain.state();
+    Json(SlotsView { slots, withheld, decided_by, draining })
 }
 
 async fn policies(State(agent): Agent) -> Json<Vec<PolicyView>> {
@@ -133,7 +147,8 @@ async fn create(
     Ok(streamed("application/x-ndjson", Body::from_stream(lines)))
 }
 
-fn line(step: &Progress) -> Result<Bytes, serde_json::Error> {
+/// A value as a line of JSON.
+pub(super) fn line(step: &impl serde::Serialize) -> Result<Bytes, serde_json::Error> {
     let mut line = serde_json::to_vec(step)?;
     line.push(b'\n');
     Ok(line.into())
@@ -176,19 +191,15 @@ async fn logs(
     query: Result<Query<LogsQuery>, QueryRejection>,
 ) -> Answer<Response> {
     let (kernel, Query(query)) = (parse(&kernel)?, query?);
+    let options = LogOptions { tail: query.tail, follow: query.follow };
     let shared = Arc::clone(&agent);
-    let chunks =
-        on_core(
-            &agent,
-            async move { shared.rooms.kernels.logs(&kernel, LogOptions { tail: query.tail }).await },
-        )
-        .await??;
-    let frames = ReceiverStream::new(chunks).map(|chunk| {
-        let frame = match chunk {
-            Ok(LogChunk::Stdout(data)) => ServerFrame::Stdout(data),
-            Ok(LogChunk::Stderr(data)) => ServerFrame::Stderr(data),
-            Err(error) => ServerFrame::Error(ErrorBody::new(error.code(), error.to_string())),
-        };
+    let chunks = on_core(&agent, async move { shared.rooms.kernels.logs(&kernel, options).await }).await??;
+    let frames = ReceiverStream::new(chunks).map(|chunk| match chunk {
+        Ok(LogChunk::Stdout(data)) => ServerFrame::Stdout(data),
+        Ok(LogChunk::Stderr(data)) => ServerFrame::Stderr(data),
+        Err(error) => ServerFrame::Error(ErrorBody::new(error.code(), error.to_string())),
+    });
+    let frames = until_stopping(frames, agent.cancel.clone(), ServerFrame::Error).map(|frame| {
         let mut wire = BytesMut::new();
         ServerCodec::default().encode(frame, &mut wire).map(|()| wire.freeze())
     });
@@ -285,14 +296,31 @@ async fn wrong_method(request: Request) -> ErrorBody {
 }
 
 /// Runs on the agent's runtime, so that what a room spawns lives there and not on this thread.
-async fn on_core<T: Send + 'static>(
+pub(super) async fn on_core<T: Send + 'static>(
     agent: &Shared,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Answer<T> {
     agent.core.spawn(work).await.map_err(|_| failed())
 }
 
-fn failed() -> ErrorBody {
+/// What open requests are told when the agent stops.
+pub(super) fn stopping() -> ErrorBody {
+    ErrorBody::new("stopping", "the agent is ending; kernels run on")
+        .with_hint("try again when `berth status` says that it is back")
+}
+
+/// A stream that may never end, ended with a word about it when the agent stops.
+pub(super) fn until_stopping<T>(
+    stream: impl Stream<Item = T>,
+    ending: CancellationToken,
+    word: impl FnOnce(ErrorBody) -> T,
+) -> impl Stream<Item = T> {
+    let told = ending.clone();
+    let last = futures_util::stream::once(async move { told.is_cancelled().then(|| word(stopping())) });
+    stream.take_until(ending.cancelled_owned()).chain(last.filter_map(std::future::ready))
+}
+
+pub(super) fn failed() -> ErrorBody {
     ErrorBody::new("internal", "the request failed inside the agent").with_hint("its log says more")
 }
 
@@ -300,7 +328,7 @@ fn parse(kernel: &str) -> Answer<KernelRef> {
     kernel.parse().map_err(|error: crate::ids::ParseIdError| ErrorBody::new("bad-name", error.to_string()))
 }
 
-fn streamed(kind: &'static str, body: Body) -> Response {
+pub(super) fn streamed(kind: &'static str, body: Body) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], body).into_response()
 }
 

@@ -6,7 +6,8 @@
 //! calls of the rooms in [`Rooms`], answers become JSON ([`api`]).
 //!
 //! * [`socket`]: the socket's file, stale ones, who may reach it; [`peer`]: who connected
-//! * `handlers`: one function per request; `session`: one run over an upgraded connection
+//! * `handlers`: one function per request, `events`, `drain`, `images`, `doctor`: more of them by subject; `session`: one run over
+//!   an upgraded connection
 //! * [`stream`]: the frames of such a connection, pure; [`mounts`]: what a caller may mount
 
 use std::future::IntoFuture as _;
@@ -21,12 +22,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::NodeStatus;
+use crate::drain::Drain;
+use crate::events::Outbox;
 use crate::inventory::Offer;
 use crate::kernel::Kernels;
 use crate::{admission, policy, route};
 
 pub mod api;
+mod doctor;
+mod drain;
+mod events;
 mod handlers;
+mod images;
 pub mod mounts;
 pub mod peer;
 mod session;
@@ -47,6 +54,10 @@ pub struct Rooms {
     pub policy: policy::Handle,
     /// The books.
     pub admission: admission::Handle,
+    /// Lifecycle events.
+    pub outbox: Outbox,
+    /// Whether new kernels are taken.
+    pub drain: Drain,
     /// What the node offers; none before the first decision.
     pub offers: watch::Receiver<Option<Offer>>,
     /// What the agent says of itself.
