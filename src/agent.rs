@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, ConfigError, Overrides};
 use crate::control::{self, Rooms};
+use crate::drain::{Drain, Draining};
 use crate::engine::{self, Deadlines, EngineError, EngineInfo, Place, SharedEngine};
 use crate::events::Outbox;
 use crate::ids::{Digest, KernelRef};
@@ -42,7 +43,7 @@ impl AgentError {
 impl From<ConfigError> for AgentError {
     fn from(error: ConfigError) -> Self {
         let hint = match &error {
-            ConfigError::ClusterMember(_) => "leave it out to run standalone",
+            ConfigError::ClusterMember { .. } => "leave it out to run standalone",
             ConfigError::Read { .. } => "name another file by --config, or make this one readable",
             ConfigError::Syntax { .. } | ConfigError::Mistakes(_) => {
                 "mend the values and try again; `berth serve --check` tries them"
@@ -192,12 +193,15 @@ async fn live(config: Config) -> Result<(), AgentError> {
         pid: std::process::id(),
         started_at_ms,
         state: "starting".to_owned(),
+        drain: None,
         problems: Vec::new(),
         engine: Some(engine_info.clone()),
         state_dir,
         scratch_root: scratch.root().to_owned(),
         private: config.private,
     });
+    let outbox = Outbox::open(opened.handle.clone()).await?;
+    let drain = Drain::open(opened.handle.clone(), admission.clone()).await?;
     let kernels = Kernels::new(Arc::new(Shared {
         agent: config.agent.id.clone(),
         instance: opened.instance,
@@ -207,7 +211,7 @@ async fn live(config: Config) -> Result<(), AgentError> {
         admission: admission.clone(),
         policy: policies.clone(),
         store: opened.handle.clone(),
-        outbox: Outbox::open(opened.handle.clone()).await?,
+        outbox: outbox.clone(),
         scratch,
         offers: offers.clone(),
         runner,
@@ -218,12 +222,23 @@ async fn live(config: Config) -> Result<(), AgentError> {
         info!(adopted, "kernels of an earlier agent process were taken up");
     }
     tasks.spawn(named("reconciler", reconcile::watch(kernels.clone())));
+    tasks.spawn(named("drain", drain.clone().watch(kernels.clone(), config.lifecycle.stop_grace)));
     tasks.spawn(named("engine-health", engine_health(engine, status_sender.clone())));
     let (pulse_of_admission, pulse_of_route) = (admission.clone(), route.clone());
     let control = control::start(
         &config.control.socket,
         config.control.group.clone(),
-        Rooms { kernels: kernels.clone(), route, policy: policies, swap, admission, offers, status },
+        Rooms {
+            kernels: kernels.clone(),
+            route,
+            policy: policies,
+            swap,
+            admission,
+            outbox,
+            drain,
+            offers,
+            status,
+        },
         config.mounts.allow.clone(),
     )
     .map_err(|error| AgentError { message: error.to_string(), hint: Some(error.hint()) })?;
@@ -261,13 +276,17 @@ async fn live(config: Config) -> Result<(), AgentError> {
 }
 
 async fn connect(config: &Config, runner: PathBuf) -> Result<SharedEngine, AgentError> {
-    let place = Place {
+    Ok(engine::connect(config.standalone.engine, place(config, runner)).await?)
+}
+
+/// What the engine of this configuration needs to know.
+pub(crate) fn place(config: &Config, runner: PathBuf) -> Place {
+    Place {
         docker_host: std::env::var("DOCKER_HOST").ok(),
         process_dir: config.standalone.state_dir.join("process"),
         runner,
         deadlines: Deadlines::default(),
-    };
-    Ok(engine::connect(config.standalone.engine, place).await?)
+    }
 }
 
 async fn start_policies(config: &Config, kept: Option<policy::Kept>) -> Result<policy::Handle, AgentError> {
@@ -407,8 +426,11 @@ pub struct NodeStatus {
     pub pid: u32,
     /// Unix time in milliseconds of its start.
     pub started_at_ms: u64,
-    /// `starting`, `ready`, `degraded`, `stopping`.
+    /// `starting`, `ready`, `draining`, `degraded`, `stopping`.
     pub state: String,
+    /// The drain of the node, when it is drained.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
     /// Why it is degraded, a sentence each.
     pub problems: Vec<String>,
     /// The engine.
@@ -419,4 +441,14 @@ pub struct NodeStatus {
     pub scratch_root: std::path::PathBuf,
     /// Whether it is a private agent of one `berth run`.
     pub private: bool,
+}
+
+/// How far the drain of the node has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DrainStatus {
+    /// Since when, until when.
+    #[serde(flatten)]
+    pub draining: Draining,
+    /// Kernels that still live.
+    pub kernels_left: usize,
 }

@@ -9,6 +9,7 @@
 //! | admission ([`admission`]) | workers | requests with a reply (`mpsc`, `oneshot`), given-back shares, the offer (`watch`) | shares, start permits |
 //! | inventory ([`inventory`]) | workers | time | the offer (`watch`) |
 //! | reconciler ([`kernel::reconcile`]) | workers | engine events (`mpsc`), time | commands to actors |
+//! | drain ([`drain`]) | workers | the drain's state (`watch`), time | stops of kernels |
 //! | `route-0` ([`route`]) | own OS thread | requests (queue and wake-up), ZeroMQ | output with credit, reports |
 //! | `policy-0..n`, `policy-clock` ([`policy`]) | own OS threads | questions (bounded queue) | checked answers (`oneshot`) |
 //! | `pulse` ([`pulse`]) | own OS thread | counters of the supervisor, admission and routes | the watchdog's food; ends the process when one stands still |
@@ -25,6 +26,8 @@ pub mod amount;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
+pub mod drain;
 pub mod engine;
 pub mod events;
 pub mod failpoint;

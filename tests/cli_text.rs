@@ -39,8 +39,21 @@ fn the_help_teaches() {
         "logs",
         "slots",
         "status",
+        "events",
+        "doctor",
+        "drain",
+        "undrain",
+        "completions",
     ] {
         insta::assert_snapshot!(format!("berth-{command}"), help(&[command]));
+    }
+    insta::assert_snapshot!("berth-image", help(&["image"]));
+    for command in ["list", "pull", "import", "rm"] {
+        insta::assert_snapshot!(format!("berth-image-{command}"), help(&["image", command]));
+    }
+    insta::assert_snapshot!("berth-config", help(&["config"]));
+    for command in ["check", "show"] {
+        insta::assert_snapshot!(format!("berth-config-{command}"), help(&["config", command]));
     }
     insta::assert_snapshot!("berth-policy", help(&["policy"]));
     for command in ["list", "show", "push", "activate", "rollback", "journal"] {
@@ -51,11 +64,32 @@ fn the_help_teaches() {
 #[test]
 fn no_help_is_wider_than_a_hundred_columns() {
     let policy = ["list", "show", "push", "activate", "rollback", "journal"].map(|word| ["policy", word]);
-    let commands: [&[&str]; 6] = [&["serve"], &["run"], &["create"], &["exec"], &["status"], &["why"]];
+    let commands: [&[&str]; 10] = [
+        &["serve"],
+        &["run"],
+        &["create"],
+        &["exec"],
+        &["status"],
+        &["why"],
+        &["events"],
+        &["drain"],
+        &["doctor"],
+        &["completions"],
+    ];
     for command in commands.into_iter().chain(policy.iter().map(|words| &words[..])) {
         let help = help(command);
         let widest = help.lines().map(|line| line.chars().count()).max().unwrap();
         assert!(widest <= 100, "{command:?}: {widest}");
+    }
+}
+
+#[test]
+fn every_shell_gets_completions_that_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = berth(&["completions", shell]);
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}");
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(script.contains("undrain") && script.contains("interrupt"), "{shell}");
     }
 }
 
@@ -93,6 +127,55 @@ fn errors_are_one_line_and_a_hint_with_a_documented_status() {
         "berth: there is no file no-such-file.py\nhint: a command goes after `--`: berth run -- no-such-file.py\n",
     );
     check_error(&["run"], 2, "berth: nothing to run\nhint: give a FILE, --code TEXT, or -- CMD ARG..\n");
+}
+
+/// What `berth config` prints about a file, the folder's name left out.
+fn check_config(words: &[&str], text: &str, status: i32, expected: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    std::fs::write(&file, text).unwrap();
+    let words: Vec<String> = words.iter().map(|word| word.replace("FILE", file.to_str().unwrap())).collect();
+    let output = berth(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let said = String::from_utf8(output.stdout).unwrap();
+    let said = said.replace(&format!("{}/", dir.path().display()), "");
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{words:?}: {said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(said.contains(expected), "{words:?}: {said}");
+}
+
+#[test]
+fn a_configuration_is_checked_without_an_agent() {
+    check_config(&["config", "check", "FILE"], "[lifecycle]\nlease-sec = 5\n", 0, "agent.toml is fine\n");
+    check_config(
+        &["config", "check", "FILE"],
+        "[lifecycle]\nlease-sec = 0\nstart-limt = 3\n[agent]\nid = \"a b\"\nregion = \"x\"\n",
+        1,
+        "mistake: agent.toml:2: lifecycle.lease-sec: should be from 1 to 86400 seconds\n\
+         mistake: agent.toml:5: agent.id: ",
+    );
+    check_config(
+        &["config", "check", "FILE"],
+        "[lifecycle]\nstart-limt = 3\n[agent]\nregion = \"x\"\n",
+        0,
+        "warning: agent.toml:2: lifecycle.start-limt is not known; did you mean lifecycle.start-limit?\n\
+         warning: agent.toml:4: agent.region has no effect here\n\
+         0 mistakes, 2 warnings\n",
+    );
+    check_config(&["config", "check", "FILE"], "[agent\n", 1, "mistake: agent.toml:1: this is no TOML: ");
+    check_config(
+        &["config", "check", "FILE"],
+        "\n[etcd]\naddr = \"x\"\n",
+        1,
+        "mistake: agent.toml:2: cluster membership is not built yet\n",
+    );
+    let show = ["config", "show", "--origin", "--config", "FILE", "--engine", "process"];
+    let text = "[lifecycle]\nlease-sec = 5\n";
+    check_config(&show, text, 0, "agent.toml:2\n");
+    check_config(&show, text, 0, "--engine\n");
 }
 
 #[test]

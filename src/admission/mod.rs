@@ -143,6 +143,8 @@ pub struct Handle {
     notes: mpsc::UnboundedSender<Note>,
     numbers: Arc<AtomicU64>,
     beats: Beats,
+    /// Whether the node is drained: no kernel gets a place.
+    draining: Arc<watch::Sender<bool>>,
 }
 
 /// Spawns the task on the current tokio runtime. It ends when every [`Handle`] is gone.
@@ -159,7 +161,7 @@ fn start_with(config: Config, ask: impl task::Ask, offers: watch::Receiver<Optio
     let task = Task::new(config, ask, notes.clone(), beats.clone());
     // Its end, also by a fault, is noticed by `Handle::ended`.
     tokio::spawn(task.run(queue, heard, offers));
-    Handle { commands, notes, numbers: Arc::default(), beats }
+    Handle { commands, notes, numbers: Arc::default(), beats, draining: Arc::default() }
 }
 
 impl Handle {
@@ -167,9 +169,31 @@ impl Handle {
     /// dropping the future: nothing stays taken.
     ///
     /// # Errors
-    /// `no-such-slot`, `not-a-multiple`, `not-enough-free`, `wait-timeout`, `not-ready`, `busy`, or what
-    /// the policy says.
+    /// `draining`, `no-such-slot`, `not-a-multiple`, `not-enough-free`, `wait-timeout`, `not-ready`, `busy`,
+    /// or what the policy says.
     pub async fn place(&self, request: Request, wait: Option<Duration>) -> Result<Placed, Refused> {
+        let mut draining = self.draining.subscribe();
+        // Before the node is asked, and whoever waits for room when the drain begins. Cancel-safe: a watch, and
+        // a call whose drop gives everything back.
+        tokio::select! {
+            biased;
+            _ = draining.wait_for(|draining| *draining) => Err(refusal::draining()),
+            placed = self.place_now(request, wait) => placed,
+        }
+    }
+
+    /// Whether kernels get a place, or are refused as `draining`. What a kernel holds already stays its own.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.send_replace(draining);
+    }
+
+    /// Whether kernels are refused as `draining`.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    async fn place_now(&self, request: Request, wait: Option<Duration>) -> Result<Placed, Refused> {
         let (reply, answer) = oneshot::channel();
         let call = self.call();
         self.submit(Command::Place { number: call.number, request: Box::new(request), wait, reply })?;

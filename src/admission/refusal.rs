@@ -41,6 +41,11 @@ pub(super) fn busy() -> Refused {
     refused("busy", message, "try again in a moment", Again::MayHelp)
 }
 
+pub(super) fn draining() -> Refused {
+    let message = "this node is drained and takes no new kernels".to_owned();
+    refused("draining", message, "`berth undrain` ends that; `berth status` says since when", Again::MayHelp)
+}
+
 pub(super) fn not_ready() -> Refused {
     let message = "the node does not know yet what it offers".to_owned();
     refused("not-ready", message, "try again in a moment; `berth status` says what is wrong", Again::MayHelp)

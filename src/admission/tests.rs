@@ -112,6 +112,22 @@ async fn whoever_waits_gets_room_when_it_comes_back() {
 }
 
 #[tokio::test]
+async fn a_drained_node_takes_no_new_kernels_and_leaves_the_others_alone() {
+    let node = Node::new(2);
+    let k1 = node.placed("k1", &[("cpu", 2 * ONE)]).await;
+    let waiting = node.waits("k2", &[("cpu", ONE)], LONG).await;
+    node.handle.set_draining(true);
+    let refused = waiting.await.unwrap_err();
+    assert_eq!(refused.refusal.code, "draining");
+    assert!(refused.hint.unwrap().starts_with("`berth undrain`"));
+    assert_eq!(node.refused(&[], AT_ONCE).await.0, "draining");
+    assert_eq!(node.held().await.len(), 1, "k1 keeps what it has");
+    node.handle.set_draining(false);
+    drop(k1);
+    node.placed("k3", &[("cpu", 2 * ONE)]).await;
+}
+
+#[tokio::test]
 async fn nobody_overtakes_whoever_waits_for_the_same_slot() {
     let node = Node::new(2);
     let k1 = node.placed("k1", &[("cpu", ONE)]).await;
@@ -408,6 +424,7 @@ async fn calls_to_an_ended_task_are_refused() {
         notes: mpsc::unbounded_channel().0,
         numbers: Arc::default(),
         beats: Beats::default(),
+        draining: Arc::default(),
     };
     let waiting = handle.place(request("k", &[]), AT_ONCE);
     let (waiting, ()) = tokio::join!(waiting, async { drop(queue) });
@@ -425,6 +442,7 @@ async fn a_full_queue_says_busy() {
         notes: mpsc::unbounded_channel().0,
         numbers: Arc::default(),
         beats: Beats::default(),
+        draining: Arc::default(),
     };
     let mut first = Box::pin(handle.place(request("k", &[]), AT_ONCE));
     assert!(first.as_mut().now_or_never().is_none());

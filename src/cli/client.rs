@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::error::CliError;
 use super::what::Upload;
-use crate::control::api::{CreateBody, ErrorBody};
+use crate::control::api::{CreateBody, ErrorBody, LogsQuery};
 use crate::control::{socket, stream};
 use crate::ids::{KernelId, KernelRef};
 use crate::kernel::{KernelView, Phase, Progress};
@@ -30,7 +30,7 @@ use crate::kernel::{KernelView, Phase, Progress};
 #[cfg(test)]
 mod tests;
 
-type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// An agent, by its socket.
 #[derive(Debug, Clone)]
@@ -81,6 +81,30 @@ impl Agent {
         self.send(Method::POST, path, body).await?.json().await
     }
 
+    /// Puts something there.
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        self.send(Method::PUT, path, json(body)?).await?.json().await
+    }
+
+    /// Puts something there, answered by nothing.
+    pub(super) async fn put_quietly(&self, path: &str, body: &impl Serialize) -> Result<(), CliError> {
+        self.send(Method::PUT, path, json(body)?).await?.bytes().await.map(drop)
+    }
+
+    /// Takes something away.
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.send(Method::DELETE, path, empty()).await?.json().await
+    }
+
+    /// Asks for an answer of a JSON value a line. Dropping it hangs up, which cancels what the agent does.
+    pub(super) async fn lines(&self, method: Method, path: &str, body: Body) -> Result<Lines, CliError> {
+        Ok(Lines { answer: self.send(method, path, body).await?, buffer: BytesMut::new() })
+    }
+
     /// Asks for something that answers nothing.
     pub(super) async fn command(&self, method: Method, path: &str) -> Result<(), CliError> {
         self.send(method, path, empty()).await?.bytes().await.map(drop)
@@ -105,17 +129,12 @@ impl Agent {
         body: &CreateBody,
         mut note: impl FnMut(Phase, Option<&str>),
     ) -> Result<KernelView, CliError> {
-        let mut answer = self.send(Method::POST, "/v1/kernels", json(body)?).await?;
-        let mut lines = BytesMut::new();
-        while let Some(piece) = answer.piece().await? {
-            lines.extend_from_slice(&piece);
-            while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
-                let line = lines.split_to(end + 1);
-                match serde_json::from_slice(&line).map_err(|error| not_understood(&error))? {
-                    Progress::Phase { phase, note: text } => note(phase, text.as_deref()),
-                    Progress::Running { kernel } => return Ok(*kernel),
-                    Progress::Failed { error } => return Err(ErrorBody::from(error).into()),
-                }
+        let mut lines = self.lines(Method::POST, "/v1/kernels", json(body)?).await?;
+        while let Some(step) = lines.next().await? {
+            match step {
+                Progress::Phase { phase, note: text } => note(phase, text.as_deref()),
+                Progress::Running { kernel } => return Ok(*kernel),
+                Progress::Failed { error } => return Err(ErrorBody::from(error).into()),
             }
         }
         Err(lost())
@@ -143,32 +162,18 @@ impl Agent {
         self.send(Method::POST, path, body).await?.json().await
     }
 
-    /// Reads something line by line, as it comes.
-    pub(super) async fn lines(
-        &self,
-        path: &str,
-        mut each: impl FnMut(&[u8]) -> Result<(), CliError>,
-    ) -> Result<(), CliError> {
-        let mut answer = self.send(Method::GET, path, empty()).await?;
-        let mut lines = BytesMut::new();
-        while let Some(piece) = answer.piece().await? {
-            lines.extend_from_slice(&piece);
-            while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
-                each(&lines.split_to(end + 1))?;
-            }
-        }
-        Ok(())
-    }
-
     /// A kernel's log, frame by frame.
     pub(super) async fn logs(
         &self,
         kernel: &KernelRef,
-        tail: Option<u64>,
+        query: LogsQuery,
         mut each: impl FnMut(stream::ServerFrame) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
-        let tail = tail.map_or(String::new(), |lines| format!("?tail={lines}"));
-        let mut answer = self.send(Method::GET, &format!("/v1/kernels/{kernel}/logs{tail}"), empty()).await?;
+        let mut path = format!("/v1/kernels/{kernel}/logs?follow={}", query.follow);
+        if let Some(lines) = query.tail {
+            path += &format!("&tail={lines}");
+        }
+        let mut answer = self.send(Method::GET, &path, empty()).await?;
         let (mut codec, mut buffer) = (stream::ClientCodec::default(), BytesMut::new());
         let broken = |error: stream::FrameError| CliError::new(format!("the log is malformed: {error}"));
         while let Some(piece) = answer.piece().await? {
@@ -258,6 +263,39 @@ impl Answer {
     }
 }
 
+/// An answer of JSON values, a line each.
+pub(super) struct Lines {
+    answer: Answer,
+    buffer: BytesMut,
+}
+
+impl Lines {
+    /// The next value; none at the end.
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CliError> {
+        let line = self.next_line().await?;
+        line.map(|line| serde_json::from_slice(&line).map_err(|error| not_understood(&error))).transpose()
+    }
+
+    /// The next value as it came, with its newline.
+    pub(super) async fn next_line(&mut self) -> Result<Option<Bytes>, CliError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                return Ok(Some(self.buffer.split_to(end + 1).freeze()));
+            }
+            match self.answer.piece().await? {
+                Some(piece) => self.buffer.extend_from_slice(&piece),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(lost()),
+            }
+        }
+    }
+
+    /// Whether the next value has arrived already.
+    pub(super) fn has_more(&self) -> bool {
+        self.buffer.contains(&b'\n')
+    }
+}
+
 async fn refusal(response: Response<Incoming>) -> CliError {
     let status = response.status();
     let body = match response.into_body().collect().await {
@@ -294,11 +332,11 @@ pub(super) fn not_understood(error: &serde_json::Error) -> CliError {
     )
 }
 
-fn empty() -> Body {
+pub(super) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-fn json(body: &impl Serialize) -> Result<Body, CliError> {
+pub(super) fn json(body: &impl Serialize) -> Result<Body, CliError> {
     let bytes = serde_json::to_vec(body).map_err(|error| CliError::new(error.to_string()))?;
     Ok(Full::from(bytes).map_err(|never| match never {}).boxed_unsync())
 }

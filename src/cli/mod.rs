@@ -15,16 +15,24 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod client;
+mod completions;
+mod config;
 mod create;
+mod doctor;
+mod drain;
 mod error;
+mod events;
 mod exec;
+mod image;
 mod inspect;
 mod interrupt;
+mod layers;
 mod logging;
 mod logs;
 mod output;
 mod policy;
 mod private;
+mod progress;
 mod ps;
 mod rm;
 mod run;
@@ -111,13 +119,22 @@ enum Command {
     Logs(logs::Logs),
     Slots(slots::Slots),
     Status(status::Status),
+    Events(events::Events),
+    Doctor(doctor::Doctor),
+    Drain(drain::Drain),
+    Undrain(drain::Undrain),
+    Image(image::Image),
     Policy(policy::Policy),
+    Config(config::Config),
+    Completions(completions::Completions),
 }
 
 /// What every command needs to know.
 #[derive(Debug)]
 struct Context {
     agent: Agent,
+    /// The socket, when it was named.
+    socket: Option<PathBuf>,
     verbose: bool,
 }
 
@@ -174,6 +191,8 @@ impl Args {
         let done = match command {
             _ if version => version::print(verbose).map(|()| 0),
             Some(Command::Serve(serve)) => serve.run(socket, verbose).map(|()| 0),
+            Some(Command::Config(config)) => config.run(socket),
+            Some(Command::Completions(completions)) => completions.run().map(|()| 0),
             Some(command) => Context::new(socket, verbose).and_then(|context| command.run(&context)),
             None => {
                 let _ = Self::command().print_help();
@@ -186,7 +205,7 @@ impl Args {
 
 impl Context {
     fn new(socket: Option<PathBuf>, verbose: bool) -> Result<Self, CliError> {
-        Ok(Self { agent: Agent::at(socket)?, verbose })
+        Ok(Self { agent: Agent::at(socket.clone())?, socket, verbose })
     }
 }
 
@@ -211,9 +230,14 @@ impl Command {
                 Self::Logs(command) => command.run(context).await.map(|()| 0),
                 Self::Slots(command) => command.run(context).await.map(|()| 0),
                 Self::Status(command) => command.run(context).await,
+                Self::Events(command) => command.run(context).await.map(|()| 0),
+                Self::Doctor(command) => command.run(context).await,
+                Self::Drain(command) => command.run(context).await.map(|()| 0),
+                Self::Undrain(command) => command.run(context).await.map(|()| 0),
+                Self::Image(command) => command.run(context).await.map(|()| 0),
                 Self::Policy(command) => command.run(context).await.map(|()| 0),
-                // Dispatched before there is a runtime: the agent builds its own.
-                Self::Serve(_) => Ok(0),
+                // Dispatched before there is a runtime: they need none, or build their own.
+                Self::Serve(_) | Self::Config(_) | Self::Completions(_) => Ok(0),
             }
         });
         // A thread may be waiting for standard input; it ends with the process.

@@ -50,6 +50,24 @@ impl Output {
     }
 }
 
+impl Output {
+    /// Prints one of many values: as JSON on one line, or what `text` makes of it.
+    pub(super) fn print_line<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), CliError> {
+        match self.form {
+            Form::Text => print(&text(value)),
+            Form::Json => {
+                let json = serde_json::to_string(value)
+                    .map_err(|error| CliError::new(format!("this cannot be written as JSON: {error}")))?;
+                print(&(json + "\n"))
+            }
+        }
+    }
+}
+
 /// Writes to standard output.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
@@ -89,6 +107,31 @@ pub(super) fn age(since_ms: u64) -> String {
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }
+}
+
+/// A size, for people: `49.9 MB`.
+pub(super) fn size(bytes: u64) -> String {
+    let units = [("GB", 1_000_000_000_u64), ("MB", 1_000_000), ("kB", 1000)];
+    match units.into_iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit / (unit / 10)),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// A time of day in UTC, `2026-11-24 23:10:10Z`, of Unix time in milliseconds.
+pub(super) fn time(at_ms: u64) -> String {
+    let (days, second) = (at_ms / 86_400_000, at_ms / 1000 % 86_400);
+    // Days since 0000-03-01 of the proleptic Gregorian calendar, in eras of 400 years; the year begins in March.
+    let day = days + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, turn) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + turn;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// A world by its name.
@@ -140,6 +183,14 @@ mod tests {
     fn tables_are_columns_of_plain_text() {
         let rows = [vec!["k1".to_owned(), "running".to_owned()], vec!["kernel-2".to_owned(), "x".to_owned()]];
         assert_eq!(table(&["NAME", "STATE"], rows), "NAME      STATE\nk1        running\nkernel-2  x\n");
+    }
+
+    #[test]
+    fn times_are_dates_of_the_calendar() {
+        assert_eq!(time(0), "1970-01-01 00:00:00Z");
+        assert_eq!(time(1_709_210_096_789), "2024-02-29 12:34:56Z");
+        assert_eq!(time(1_735_689_599_000), "2024-12-31 23:59:59Z");
+        assert_eq!(time(4_107_542_400_000), "2100-03-01 00:00:00Z");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::Agent;
 use super::error::{CliError, say};
-use super::serve::Engine;
+use super::layers::Engine;
 use crate::agent::NodeStatus;
 use crate::engine::EngineKind;
 

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::client::Agent;
 use super::error::{CliError, say};
+use super::layers::Engine;
 use super::private::{self, PrivateAgent};
-use super::serve::Engine;
 use super::signals::Signals;
 use super::stream::{self, Ending};
 use super::what::{Prepared, Upload, What};

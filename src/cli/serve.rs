@@ -3,13 +3,11 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
-
 use super::error::CliError;
+use super::layers::Layers;
 use super::{logging, private};
 use crate::agent;
 use crate::config::Overrides;
-use crate::engine::EngineKind;
 
 /// Run this node's agent until it is told to end (SIGTERM, Ctrl-C); kernels run on
 #[derive(Debug, clap::Args)]
@@ -24,30 +22,8 @@ Examples:
 As root the state lies in /var/lib/berth, else in ~/.local/state/berth ($XDG_STATE_HOME). Flags win
 over the environment, the environment over agent.toml.")]
 pub(super) struct Serve {
-    /// Configuration, agent.toml
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// etcd of the cluster to join
-    #[arg(long, value_name = "HOST:PORT")]
-    etcd_addr: Option<String>,
-    /// Namespace of the cluster in etcd
-    #[arg(long, value_name = "NAME")]
-    namespace: Option<String>,
-    /// Folder of the kernels' work folders; must exist and be the agent's own
-    #[arg(long, value_name = "DIR")]
-    scratch_root: Option<PathBuf>,
-    /// Folder of the agent's own state
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// What runs the kernels: containers, or processes of this host
-    #[arg(long, value_enum)]
-    engine: Option<Engine>,
-    /// Decide everything without WebAssembly
-    #[arg(long, value_enum)]
-    policy: Option<Policies>,
-    /// Log more
-    #[arg(long)]
-    debug: bool,
+    #[command(flatten)]
+    layers: Layers,
     /// Check everything, say what was found, start nothing
     #[arg(long)]
     check: bool,
@@ -56,49 +32,16 @@ pub(super) struct Serve {
     private: bool,
 }
 
-/// A container engine on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Engine {
-    // No doc comments: with them clap's help takes three lines for every option.
-    Docker,
-    Process,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Policies {
-    Builtin,
-}
-
-impl From<Engine> for EngineKind {
-    fn from(engine: Engine) -> Self {
-        match engine {
-            Engine::Docker => Self::Docker,
-            Engine::Process => Self::Process,
-        }
-    }
-}
-
 impl Serve {
     /// Returns when the agent has ended.
     pub(super) fn run(self, socket: Option<PathBuf>, verbose: bool) -> Result<(), CliError> {
-        let debug = self.debug || verbose;
+        let debug = self.layers.debug || verbose;
         logging::start(debug)?;
-        let folder = self.state_dir.as_deref().filter(|_| self.private).and_then(private::folder_of);
+        let folder = self.layers.state_dir.as_deref().filter(|_| self.private).and_then(private::folder_of);
         if self.private {
             end_with_parent()?;
         }
-        let overrides = Overrides {
-            config: self.config,
-            etcd_addr: self.etcd_addr,
-            namespace: self.namespace,
-            scratch_root: self.scratch_root,
-            state_dir: self.state_dir,
-            socket,
-            engine: self.engine.map(EngineKind::from),
-            builtin_policies: self.policy == Some(Policies::Builtin),
-            debug,
-            private: self.private,
-        };
+        let overrides = Overrides { debug, private: self.private, ..self.layers.into_overrides(socket) };
         let served = agent::serve(overrides, self.check);
         if let Some(folder) = folder {
             remove_private(&folder);

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::error::CliError;
-use super::output::{Output, amount_of, decisions, table};
+use super::output::{Output, amount_of, decisions, table, time};
 use crate::admission::SlotBook;
 use crate::amount;
 use crate::control::api::SlotsView;
@@ -38,7 +38,10 @@ fn text(view: &SlotsView) -> String {
             holders(book),
         ]
     });
-    let mut text = table(&["SLOT", "OFFERED", "FREE", "DEVICES", "HELD BY"], rows);
+    let mut text = view.draining.map_or_else(String::new, |draining| {
+        format!("drained since {}: no new kernels are taken (`berth undrain`)\n", time(draining.since_ms))
+    });
+    text += &table(&["SLOT", "OFFERED", "FREE", "DEVICES", "HELD BY"], rows);
     if !view.withheld.is_empty() {
         text += "withheld\n";
     }

@@ -1,9 +1,10 @@
 //! `berth status`: whether the agent is ready.
 
 use super::Context;
+use super::drain::left;
 use super::error::CliError;
-use super::output::{Output, age};
-use crate::agent::NodeStatus;
+use super::output::{Output, age, time};
+use crate::agent::{DrainStatus, NodeStatus};
 
 /// Show the agent's state; exits 0 as soon as it is ready
 #[derive(Debug, clap::Args)]
@@ -12,7 +13,8 @@ Examples:
   berth status
   until berth status >/dev/null 2>&1; do sleep 0.1; done     wait for a new agent
 
-Exits 1 while the agent is starting, degraded or stopping, and when there is none.")]
+Exits 1 while the agent is starting, degraded or stopping, and when there is none. A drained node
+is ready for everything but new kernels: 0.")]
 pub(super) struct Status {
     #[command(flatten)]
     output: Output,
@@ -22,7 +24,7 @@ impl Status {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let status: NodeStatus = context.agent.get("/v1/status").await?;
         self.output.print(&status, text)?;
-        Ok(u8::from(status.state != "ready"))
+        Ok(u8::from(!matches!(status.state.as_str(), "ready" | "draining")))
     }
 }
 
@@ -30,6 +32,9 @@ fn text(status: &NodeStatus) -> String {
     let mut text = String::new();
     let mut line = |what: &str, value: String| text += &format!("{what:<12} {value}\n");
     line("state", format!("{}, for {}", status.state, age(status.started_at_ms)));
+    if let Some(drain) = &status.drain {
+        line("drained", drain_text(drain));
+    }
     for problem in &status.problems {
         line("problem", problem.clone());
     }
@@ -51,4 +56,16 @@ fn text(status: &NodeStatus) -> String {
     line("state dir", status.state_dir.display().to_string());
     line("scratch root", status.scratch_root.display().to_string());
     text
+}
+
+fn drain_text(drain: &DrainStatus) -> String {
+    let until = drain
+        .draining
+        .deadline_ms
+        .map_or_else(|| "which may run on".to_owned(), |deadline| format!("stopped at {}", time(deadline)));
+    let left = match drain.kernels_left {
+        0 => "no kernel is left".to_owned(),
+        some => format!("{}, {until}", left(some)),
+    };
+    format!("since {}: {left}; `berth undrain` ends that", time(drain.draining.since_ms))
 }

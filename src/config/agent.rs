@@ -13,8 +13,9 @@ pub struct AgentSection {
 
 impl AgentSection {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        let id = reader.parsed("agent.id", str::parse::<AgentId>);
-        Self { id: id.unwrap_or_else(default_id) }
+        let default = default_id();
+        let shown = default.to_string();
+        Self { id: reader.parsed("agent.id", str::parse::<AgentId>, (default, &shown)) }
     }
 }
 

@@ -36,9 +36,7 @@ impl ContainerSection {
             scratch_root: reader.optional("container.scratch-root"),
             kernel_uid: id(reader, "container.kernel-uid"),
             kernel_gid: id(reader, "container.kernel-gid"),
-            log_max_bytes: reader
-                .parsed("container-logs.max-length", amount::parse_bytes)
-                .unwrap_or(10 << 20),
+            log_max_bytes: reader.parsed("container-logs.max-length", amount::parse_bytes, (10 << 20, "10m")),
         }
     }
 }

@@ -17,14 +17,12 @@ pub struct ControlSection {
 
 impl ControlSection {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        let named: Option<PathBuf> = reader.optional("control.socket");
-        if let Some(socket) = &named {
-            use std::os::unix::ffi::OsStrExt as _;
-            // sun_path holds 108 bytes with its terminating zero (unix(7)).
-            if socket.as_os_str().as_bytes().len() > 107 {
-                reader.mistake("control.socket", "is longer than 107 bytes, the most a socket path may have");
-            }
+        use std::os::unix::ffi::OsStrExt as _;
+        let socket: PathBuf = reader.get("control.socket", socket::default_path());
+        // sun_path holds 108 bytes with its terminating zero (unix(7)).
+        if socket.as_os_str().as_bytes().len() > 107 {
+            reader.mistake("control.socket", "is longer than 107 bytes, the most a socket path may have");
         }
-        Self { socket: named.unwrap_or_else(socket::default_path), group: reader.optional("control.group") }
+        Self { socket, group: reader.optional("control.group") }
     }
 }

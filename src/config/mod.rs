@@ -4,6 +4,7 @@
 //! line, so that one start tells all of them. Keys are the reference's where it has one (contracts:
 //! manager §7.2), kebab-case or snake_case; unknown keys warn with the nearest known one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
@@ -20,6 +21,7 @@ mod mounts;
 mod policy;
 mod reader;
 mod reference;
+mod shown;
 mod standalone;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ pub use control::ControlSection;
 pub use kernel_runner::KernelRunnerSection;
 pub use lifecycle::LifecycleSection;
 pub use mounts::MountsSection;
+pub use shown::{Effective, Origin, Remark, Report};
 pub use standalone::StandaloneSection;
 
 use reader::Reader;
@@ -75,10 +78,12 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It is no TOML.
-    #[error("{path} is not valid TOML: {problem}")]
+    #[error("{path}{} is not valid TOML: {problem}", line.map_or(String::new(), |line| format!(":{line}")))]
     Syntax {
         /// The file.
         path: PathBuf,
+        /// From 1, when it is known.
+        line: Option<usize>,
         /// Where and why.
         problem: String,
     },
@@ -86,8 +91,13 @@ pub enum ConfigError {
     #[error("{}", .0.join("\n"))]
     Mistakes(Vec<String>),
     /// `[etcd]`, `--etcd-addr` or `--namespace` ask for what is not there yet.
-    #[error("cluster membership is not built yet ({0})")]
-    ClusterMember(String),
+    #[error("cluster membership is not built yet (asked for by {}{place})", if *table { "[etcd] in " } else { "" })]
+    ClusterMember {
+        /// The flag, or file and line.
+        place: String,
+        /// Whether a table of the file asks for it.
+        table: bool,
+    },
 }
 
 /// What the flags of `berth serve` say; the last and strongest layer.
@@ -131,7 +141,24 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 /// # Errors
 /// All mistakes at once.
 pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
-    load_from(overrides, find_file(overrides.config.as_deref()), |name| std::env::var(name).ok())
+    let (config, report) = inspect(overrides)?;
+    accepted(config, &report)
+}
+
+/// Reads every layer, and says all about it: values, where they come from, mistakes, warnings.
+///
+/// # Errors
+/// When the file cannot be read, or asks for what is not there yet.
+pub fn inspect(overrides: &Overrides) -> Result<(Config, Report), ConfigError> {
+    inspect_from(overrides, find_file(overrides.config.as_deref()), |name| std::env::var(name).ok())
+}
+
+/// The configuration, if nothing is wrong with it.
+fn accepted(config: Config, report: &Report) -> Result<Config, ConfigError> {
+    if report.mistakes.is_empty() {
+        return Ok(config);
+    }
+    Err(ConfigError::Mistakes(report.mistakes.iter().map(ToString::to_string).collect()))
 }
 
 /// Where `agent.toml` is looked for (contracts: manager §7.1).
@@ -149,36 +176,43 @@ fn find_file(named: Option<&Path>) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn load_from(
+fn inspect_from(
     overrides: &Overrides,
     file: Option<PathBuf>,
     env: impl Fn(&str) -> Option<String>,
-) -> Result<Config, ConfigError> {
+) -> Result<(Config, Report), ConfigError> {
     let mut figment = Figment::new();
     let mut text = String::new();
     if let Some(path) = &file {
         text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        check_syntax(path, &text)?;
         figment = figment.merge(Toml::string(&text));
     }
+    let mut stronger = BTreeMap::new();
     for (variable, key) in ENVIRONMENT {
         if let Some(value) = env(variable).filter(|value| !value.is_empty()) {
             figment = figment.merge((*key, value));
+            stronger.insert((*key).to_owned(), Origin::Environment(variable));
         }
     }
-    if let Some(dir) = &overrides.scratch_root {
-        figment = figment.merge(("container.scratch-root", dir.display().to_string()));
+    let socket_variable = env("BERTH_SOCKET").map(PathBuf::from);
+    for (key, value, flag) in flags(overrides) {
+        figment = figment.merge((key, value));
+        let by_variable = key == "control.socket" && overrides.socket == socket_variable;
+        let origin = if by_variable { Origin::Environment("BERTH_SOCKET") } else { Origin::Flag(flag) };
+        stronger.insert(key.to_owned(), origin);
     }
-    if let Some(dir) = &overrides.state_dir {
-        figment = figment.merge(("standalone.state-dir", dir.display().to_string()));
+    if overrides.debug {
+        figment = figment.merge(("debug.enabled", true));
+        stronger.insert("debug.enabled".to_owned(), Origin::Flag("--debug"));
     }
-    if let Some(socket) = &overrides.socket {
-        figment = figment.merge(("control.socket", socket.display().to_string()));
+    if overrides.builtin_policies {
+        for key in ["slot-reporter.source", "scheduler.source", "container-config"] {
+            stronger.insert(format!("policy.{key}"), Origin::Flag("--policy"));
+        }
     }
-    if let Some(engine) = overrides.engine {
-        figment = figment.merge(("standalone.engine", engine.as_str()));
-    }
-    let mut reader = Reader::new(&figment, file.clone(), text)?;
+    let mut reader = Reader::new(&figment, file.clone(), text, stronger)?;
     if !overrides.private {
         refuse_cluster_membership(overrides, &reader)?;
     }
@@ -189,32 +223,53 @@ fn load_from(
         kernel_runner: KernelRunnerSection::read(&mut reader),
         lifecycle: LifecycleSection::read(&mut reader),
         mounts: MountsSection::read(&mut reader),
-        policy: policy::read(&mut reader),
+        policy: policy::read(&mut reader, overrides.builtin_policies),
         standalone: StandaloneSection::read(&mut reader),
         debug: reader.get("debug.enabled", false),
         file,
         private: overrides.private,
         warnings: Vec::new(),
     };
-    config.debug |= overrides.debug;
-    if overrides.builtin_policies {
-        config.policy.use_builtin();
-    }
     config.policy.node_name = config.agent.id.to_string();
-    config.warnings = reader.finish()?;
-    Ok(config)
+    let report = reader.finish();
+    config.warnings = report.warnings_in_short();
+    Ok((config, report))
+}
+
+/// What flags say, with their keys and names.
+fn flags(overrides: &Overrides) -> Vec<(&'static str, String, &'static str)> {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    [
+        ("container.scratch-root", path(&overrides.scratch_root), "--scratch-root"),
+        ("standalone.state-dir", path(&overrides.state_dir), "--state-dir"),
+        ("control.socket", path(&overrides.socket), "--socket"),
+        ("standalone.engine", overrides.engine.map(|engine| engine.as_str().to_owned()), "--engine"),
+    ]
+    .into_iter()
+    .filter_map(|(key, value, flag)| Some((key, value?, flag)))
+    .collect()
+}
+
+/// Where the file is no TOML, the line and the reason in one phrase.
+fn check_syntax(path: &Path, text: &str) -> Result<(), ConfigError> {
+    toml_edit::ImDocument::parse(text).map(drop).map_err(|error| {
+        let start = error.span().map(|span| span.start);
+        let line = start.and_then(|start| text.get(..start)).map(|before| before.matches('\n').count() + 1);
+        let problem = error.message().trim().replace('\n', ", ");
+        ConfigError::Syntax { path: path.to_owned(), line, problem }
+    })
 }
 
 /// Nothing pretends: what asks for a cluster is refused until there is one to join.
 fn refuse_cluster_membership(overrides: &Overrides, reader: &Reader) -> Result<(), ConfigError> {
-    let by = if overrides.etcd_addr.is_some() {
-        "asked for by --etcd-addr".to_owned()
+    let (place, table) = if overrides.etcd_addr.is_some() {
+        ("--etcd-addr".to_owned(), false)
     } else if overrides.namespace.is_some() {
-        "asked for by --namespace".to_owned()
+        ("--namespace".to_owned(), false)
     } else if reader.has("etcd") {
-        format!("asked for by [etcd] in {}", reader.place("etcd"))
+        (reader.place("etcd"), true)
     } else {
         return Ok(());
     };
-    Err(ConfigError::ClusterMember(by))
+    Err(ConfigError::ClusterMember { place, table })
 }

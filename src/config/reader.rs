@@ -1,12 +1,16 @@
-//! Reads values out of the merged layers and remembers every mistake and every key that was asked for.
+//! Reads values out of the merged layers and remembers every mistake, every key that was asked for and its
+//! effective value.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use figment::Figment;
 use figment::value::{Dict, Value};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml_edit::ImDocument;
 
+use super::shown::{Effective, Origin, Remark, Report};
 use super::{ConfigError, reference};
 
 /// See the module documentation.
@@ -14,18 +18,27 @@ pub(super) struct Reader {
     values: Dict,
     file: Option<PathBuf>,
     text: String,
+    /// Keys that the environment or a flag has set, the strongest layer of each.
+    stronger: BTreeMap<String, Origin>,
     known: Vec<String>,
-    mistakes: Vec<String>,
-    warnings: Vec<String>,
+    effective: BTreeMap<String, serde_json::Value>,
+    mistakes: Vec<Remark>,
 }
 
 impl Reader {
-    pub(super) fn new(figment: &Figment, file: Option<PathBuf>, text: String) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        figment: &Figment,
+        file: Option<PathBuf>,
+        text: String,
+        stronger: BTreeMap<String, Origin>,
+    ) -> Result<Self, ConfigError> {
         let values = figment.extract::<Dict>().map_err(|error| ConfigError::Syntax {
             path: file.clone().unwrap_or_default(),
+            line: None,
             problem: error.to_string().trim().replace('\n', " "),
         })?;
-        Ok(Self { values, file, text, known: Vec::new(), mistakes: Vec::new(), warnings: Vec::new() })
+        let (known, effective, mistakes) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Ok(Self { values, file, text, stronger, known, effective, mistakes })
     }
 
     /// Whether a key or table is there.
@@ -34,12 +47,72 @@ impl Reader {
     }
 
     /// The value of `key`, or `default` when it is absent or wrong (then the mistake is remembered).
-    pub(super) fn get<T: DeserializeOwned>(&mut self, key: &str, default: T) -> T {
-        self.optional(key).unwrap_or(default)
+    pub(super) fn get<T: DeserializeOwned + Serialize>(&mut self, key: &str, default: T) -> T {
+        let value = self.read(key).unwrap_or(default);
+        self.note(key, &value);
+        value
     }
 
     /// The value of `key`; none when it is absent or wrong.
-    pub(super) fn optional<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+    pub(super) fn optional<T: DeserializeOwned + Serialize>(&mut self, key: &str) -> Option<T> {
+        let value = self.read(key);
+        self.note(key, &value);
+        value
+    }
+
+    /// The value of `key` as it is written, parsed; `default` when it is absent or wrong, written in the same
+    /// way for people.
+    pub(super) fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+        default: (T, &str),
+    ) -> T {
+        let text = match self.find(key) {
+            Some(Value::Num(_, number)) => {
+                number.to_i128().map(|n| n.to_string()).or_else(|| number.to_u128().map(|n| n.to_string()))
+            }
+            _ => None,
+        };
+        let text = match text {
+            Some(text) => {
+                self.known.push(key.to_owned());
+                Some(text)
+            }
+            None => self.read::<String>(key),
+        };
+        self.note(key, &text.as_deref().unwrap_or(default.1));
+        match text.as_deref().map(parse) {
+            None => default.0,
+            Some(Ok(value)) => value,
+            Some(Err(error)) => {
+                self.mistake(key, &error.to_string());
+                default.0
+            }
+        }
+    }
+
+    /// Remembers the effective value of `key`, a table by its keys.
+    pub(super) fn note(&mut self, key: &str, value: &impl Serialize) {
+        // What has no JSON form is shown as not set.
+        let value = serde_json::to_value(value).unwrap_or_default();
+        self.note_json(key, value);
+    }
+
+    fn note_json(&mut self, key: &str, value: serde_json::Value) {
+        match value {
+            serde_json::Value::Object(table) if !table.is_empty() => {
+                for (part, value) in table {
+                    self.note_json(&format!("{key}.{part}"), value);
+                }
+            }
+            value => {
+                self.effective.insert(key.to_owned(), value);
+            }
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         self.known.push(key.to_owned());
         match self.find(key)?.deserialize() {
             Ok(value) => Some(value),
@@ -52,34 +125,6 @@ impl Reader {
         }
     }
 
-    /// The value of `key`, parsed; a failure to parse is remembered as a mistake.
-    pub(super) fn parsed<T, E: std::fmt::Display>(
-        &mut self,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        let text = match self.find(key)? {
-            Value::Num(_, number) => {
-                number.to_i128().map(|n| n.to_string()).or_else(|| number.to_u128().map(|n| n.to_string()))
-            }
-            _ => None,
-        };
-        let text = match text {
-            Some(text) => {
-                self.known.push(key.to_owned());
-                text
-            }
-            None => self.optional::<String>(key)?,
-        };
-        match parse(&text) {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.mistake(key, &error.to_string());
-                None
-            }
-        }
-    }
-
     /// Every key below `key` counts as known: another type reads and checks the table.
     pub(super) fn whole(&mut self, key: &str) {
         self.known.push(format!("{key}.*"));
@@ -87,16 +132,27 @@ impl Reader {
 
     /// Remembers that the value of `key` is wrong.
     pub(super) fn mistake(&mut self, key: &str, problem: &str) {
-        let line = format!("{}: {key}: {problem}", self.place(key));
-        self.mistakes.push(line);
+        self.mistakes.push(Remark { place: self.place(key), text: format!("{key}: {problem}") });
     }
 
-    /// Where `key` stands: `agent.toml:12`, or `flags or environment`.
+    /// Where `key` stands: `agent.toml:12`, or what set it instead.
     pub(super) fn place(&self, key: &str) -> String {
-        let Some(file) = &self.file else { return "flags or environment".to_owned() };
-        match self.line(key) {
-            Some(line) => format!("{}:{line}", file.display()),
-            None => "flags or environment".to_owned(),
+        self.origin(key).to_string()
+    }
+
+    /// What gave `key` its value.
+    fn origin(&self, key: &str) -> Origin {
+        if let Some(origin) = self.stronger.get(key) {
+            return origin.clone();
+        }
+        match (&self.file, self.line(key)) {
+            (Some(file), Some(line)) => Origin::File { file: file.clone(), line },
+            // A table that is there by one of its keys.
+            _ => {
+                let within = format!("{key}.");
+                let part = self.stronger.iter().find(|(other, _)| other.starts_with(&within));
+                part.map_or(Origin::Default, |(_, origin)| origin.clone())
+            }
         }
     }
 
@@ -130,11 +186,11 @@ impl Reader {
         Some(value.clone())
     }
 
-    /// The warnings, or every mistake.
-    pub(super) fn finish(mut self) -> Result<Vec<String>, ConfigError> {
+    /// Everything that was found.
+    pub(super) fn finish(self) -> Report {
         let mut present = Vec::new();
         leaves(&self.values, "", &mut present);
-        let mut without_effect = Vec::new();
+        let (mut unknown, mut without_effect) = (Vec::new(), Vec::new());
         for key in present {
             let known = self.known.iter().any(|known| match known.strip_suffix(".*") {
                 Some(table) => key == table || key.starts_with(&format!("{table}.")),
@@ -144,20 +200,19 @@ impl Reader {
                 continue;
             }
             if reference::is_known(&key) {
-                without_effect.push(key);
+                without_effect.push((self.place(&key), key));
             } else {
                 let nearest = nearest(
                     &key,
                     self.known.iter().map(String::as_str).chain(reference::KEYS.iter().copied()),
                 );
                 let hint = nearest.map_or(String::new(), |near| format!("; did you mean {near}?"));
-                self.warnings.push(format!("{}: {key} is not known{hint}", self.place(&key)));
+                unknown.push(Remark { place: self.place(&key), text: format!("{key} is not known{hint}") });
             }
         }
-        if !without_effect.is_empty() {
-            self.warnings.push(format!("these keys have no effect here: {}", without_effect.join(", ")));
-        }
-        if self.mistakes.is_empty() { Ok(self.warnings) } else { Err(ConfigError::Mistakes(self.mistakes)) }
+        let effective =
+            self.effective.iter().map(|(key, value)| Effective::new(key, value.clone(), self.origin(key)));
+        Report { effective: effective.collect(), mistakes: self.mistakes, unknown, without_effect }
     }
 }
 

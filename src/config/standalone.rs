@@ -23,16 +23,16 @@ pub struct StandaloneSection {
 
 impl StandaloneSection {
     pub(super) fn read(reader: &mut Reader) -> Self {
-        let engine = reader.parsed("standalone.engine", |text| match text {
+        let engine = |text: &str| match text {
             "docker" => Ok(EngineKind::Docker),
             "process" => Ok(EngineKind::Process),
             other => Err(format!("{other:?} is no engine; there are docker and process")),
-        });
+        };
         Self {
-            state_dir: reader.optional("standalone.state-dir").unwrap_or_else(default_state_dir),
-            engine: engine.unwrap_or(EngineKind::Docker),
+            state_dir: reader.get("standalone.state-dir", default_state_dir()),
+            engine: reader.parsed("standalone.engine", engine, (EngineKind::Docker, "docker")),
             image: reader.optional("standalone.image"),
-            memory_limit: reader.parsed("standalone.memory-limit", amount::parse_bytes).unwrap_or(1 << 30),
+            memory_limit: reader.parsed("standalone.memory-limit", amount::parse_bytes, (1 << 30, "1g")),
         }
     }
 }

@@ -5,9 +5,10 @@ fn load_text(text: &str, overrides: &Overrides, env: &[(&str, &str)]) -> Result<
     let path = dir.path().join("agent.toml");
     std::fs::write(&path, text).unwrap();
     let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    load_from(overrides, Some(path.clone()), |name| {
+    inspect_from(overrides, Some(path.clone()), |name| {
         env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
     })
+    .and_then(|(config, report)| accepted(config, &report))
     .map_err(|error| error.to_string().replace(&path.display().to_string(), "agent.toml"))
 }
 
@@ -78,4 +79,47 @@ fn the_policy_section_is_the_hosts_own() {
     assert!(told.starts_with("agent.toml:1: policy: policy.threads is 0"), "{told}");
     let config = load_text("[policy]\ndeadline-ms = 40\n", &Overrides::default(), &[]).unwrap();
     assert_eq!(config.policy.deadline_ms, 40);
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_its_line() {
+    let told = load_text("[agent]\nid = \"a\"\nid = \n", &Overrides::default(), &[]).unwrap_err();
+    assert!(told.starts_with("agent.toml:3 is not valid TOML: "), "{told}");
+}
+
+#[test]
+fn every_value_is_known_with_what_set_it() {
+    let text = "[lifecycle]\nstart_limit = 7\n[policy.scheduler.settings]\nstrategy = \"spread\"\n";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let overrides = Overrides {
+        state_dir: Some("/flag".into()),
+        socket: Some("/s".into()),
+        debug: true,
+        builtin_policies: true,
+        ..Overrides::default()
+    };
+    let env = [("BERTH_ENGINE", "process"), ("BERTH_SOCKET", "/s")];
+    let (_, report) = inspect_from(&overrides, Some(path.clone()), |name| {
+        env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    })
+    .unwrap();
+    let shown = |key: &str| {
+        let found = report.effective.iter().find(|one| one.key == key).unwrap_or_else(|| panic!("no {key}"));
+        let origin = found.origin.to_string().replace(&path.display().to_string(), "agent.toml");
+        (found.value.to_string(), origin)
+    };
+    let expect = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
+    assert_eq!(shown("lifecycle.start-limit"), expect("7", "agent.toml:2"));
+    assert_eq!(shown("lifecycle.lease-sec"), expect("30", "default"));
+    assert_eq!(shown("standalone.state-dir"), expect("\"/flag\"", "--state-dir"));
+    assert_eq!(shown("standalone.engine"), expect("\"process\"", "BERTH_ENGINE"));
+    assert_eq!(shown("standalone.memory-limit"), expect("\"1g\"", "default"));
+    assert_eq!(shown("standalone.image"), expect("null", "default"));
+    assert_eq!(shown("control.socket"), expect("\"/s\"", "BERTH_SOCKET"));
+    assert_eq!(shown("debug.enabled"), expect("true", "--debug"));
+    assert_eq!(shown("policy.scheduler.source"), expect("\"builtin\"", "--policy"));
+    assert_eq!(shown("policy.scheduler.settings.strategy"), expect("\"spread\"", "agent.toml:4"));
+    assert_eq!(shown("policy.deadline-ms"), expect("20", "default"));
 }

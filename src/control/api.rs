@@ -19,9 +19,18 @@
 //! | `POST /v1/kernels/{ref}/stop` [`StopBody`] | [`KernelView`] |
 //! | `DELETE /v1/kernels/{ref}?force=true` | nothing |
 //! | `POST /v1/kernels/{ref}/interrupt` | nothing |
-//! | `GET /v1/kernels/{ref}/logs?tail=N` | frames of [`super::stream`]: stdout, stderr, at worst error |
+//! | `GET /v1/kernels/{ref}/logs?tail=N&follow=true` | frames of [`super::stream`]: stdout, stderr, at worst error |
 //! | `PUT /v1/kernels/{ref}/files?path=P&mode=M` bytes | nothing |
 //! | `POST /v1/kernels/{ref}/runs` | upgrades to [`super::stream`] |
+//! | `GET /v1/events?from=N&follow=true&reader=NAME` | a line of JSON per [`EventLine`] |
+//! | `PUT /v1/events/readers/{name}` [`AcknowledgeBody`] | nothing |
+//! | `GET /v1/doctor` | [`crate::doctor::Report`] |
+//! | `GET /v1/images` | list of [`ImageRow`] |
+//! | `POST /v1/images/pull?image=REF` | a line of JSON per [`ImageLine`]; hanging up cancels |
+//! | `POST /v1/images/import?name=REF&default=true` bytes | the same |
+//! | `DELETE /v1/images?image=REF&force=true` | list of what was removed |
+//! | `GET /v1/drain?wait=true` | [`crate::drain::DrainView`] |
+//! | `PUT /v1/drain` [`DrainBody`], `DELETE /v1/drain` | [`crate::drain::DrainView`] |
 //!
 //! Everything that goes wrong is an [`ErrorBody`].
 //!
@@ -36,11 +45,16 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::SlotBook;
+use crate::drain::Draining;
+use crate::engine::{EngineError, ImageStep, ImageView};
+use crate::events::Event;
 use crate::ids::{KernelId, KernelName, SessionId, SlotName};
+use crate::images;
 use crate::inventory::WithheldView;
 use crate::kernel::KernelError;
 use crate::policy::DecidedBy;
 use crate::route::RouteError;
+use crate::store::StoreError;
 
 /// A kernel to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +117,116 @@ pub struct SlotsView {
     pub withheld: Vec<WithheldView>,
     /// Who decided what is offered; none before the first decision.
     pub decided_by: Option<DecidedBy>,
+    /// Since when no new kernels are taken; none: they are.
+    #[serde(default)]
+    pub draining: Option<Draining>,
+}
+
+/// `?from=&follow=&reader=`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsQuery {
+    /// Number of the first event; none: the oldest that is retained, or with `follow` the next.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// Go on with what is still to happen.
+    #[serde(default)]
+    pub follow: bool,
+    /// Begin where the reader of that name has come to; it wins over `from`.
+    #[serde(default)]
+    pub reader: Option<String>,
+}
+
+/// A line of the events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EventLine {
+    /// Something happened.
+    Event {
+        /// What.
+        event: Event,
+        /// The kernel's name, while there is a kernel.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<KernelName>,
+    },
+    /// The reader fell behind.
+    Lost {
+        /// That many events are no longer retained.
+        lost: u64,
+    },
+    /// The stream ends early. Last.
+    Error {
+        /// Why.
+        error: ErrorBody,
+    },
+}
+
+/// How far a reader has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcknowledgeBody {
+    /// Number of the event that it reads next.
+    pub next: u64,
+}
+
+/// An image of the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRow {
+    /// As the engine knows it.
+    #[serde(flatten)]
+    pub image: ImageView,
+    /// How kernels may use it.
+    pub runs_kernels: images::Use,
+}
+
+/// A line of a pull or an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ImageLine {
+    /// It goes on, or is done.
+    Step(ImageStep),
+    /// It came to nothing. Last.
+    Failed {
+        /// Why.
+        error: ErrorBody,
+    },
+}
+
+/// `?image=&force=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageQuery {
+    /// Name or id.
+    pub image: String,
+    /// Also when it is in use.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `?name=&default=`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportQuery {
+    /// Name of the image; none: the one in the archive.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Label it as one that may be chosen for kernels that name none.
+    #[serde(default)]
+    pub default: bool,
+}
+
+/// `?wait=`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainQuery {
+    /// Answer only when no kernel is left, or the drain was ended.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// How the node is to be drained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainBody {
+    /// Milliseconds from now until what is left is stopped; none: never.
+    #[serde(default)]
+    pub stop_after_ms: Option<u64>,
 }
 
 /// `?all=`.
@@ -121,12 +245,15 @@ pub struct RemoveQuery {
     pub force: bool,
 }
 
-/// `?tail=`.
+/// `?tail=&follow=`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogsQuery {
     /// Only the last lines.
     #[serde(default)]
     pub tail: Option<u64>,
+    /// Until the container has ended.
+    #[serde(default)]
+    pub follow: bool,
 }
 
 /// `?path=&mode=`.
@@ -176,7 +303,9 @@ impl ErrorBody {
     pub fn status(&self) -> StatusCode {
         match self.code.as_str() {
             "not-allowed" | "mount-not-allowed" => StatusCode::FORBIDDEN,
-            "busy" | "stopping" | "engine-unreachable" => StatusCode::SERVICE_UNAVAILABLE,
+            "busy" | "stopping" | "draining" | "engine-unreachable" | "registry-unreachable" => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             "engine-deadline" => StatusCode::GATEWAY_TIMEOUT,
             "upgrade-required" => StatusCode::UPGRADE_REQUIRED,
             "no-such-kernel" | "no-such-path" | "no-such-policy" => StatusCode::NOT_FOUND,
@@ -196,7 +325,7 @@ impl ErrorBody {
             "builtins-only" | "no-history" => StatusCode::CONFLICT,
             "wrong-method" => StatusCode::METHOD_NOT_ALLOWED,
             "name-taken" | "kernel-exists" | "run-exists" | "not-running" | "still-running"
-            | "not-enough-free" | "more-than-offered" => StatusCode::CONFLICT,
+            | "not-enough-free" | "more-than-offered" | "image-in-use" => StatusCode::CONFLICT,
             code if ["bad-", "no-such-", "mount-", "invalid-", "wrong-"]
                 .iter()
                 .any(|p| code.starts_with(p)) =>
@@ -211,6 +340,18 @@ impl ErrorBody {
 impl From<KernelError> for ErrorBody {
     fn from(error: KernelError) -> Self {
         Self { code: error.code, message: error.message, hint: error.hint }
+    }
+}
+
+impl From<EngineError> for ErrorBody {
+    fn from(error: EngineError) -> Self {
+        KernelError::from(error).into()
+    }
+}
+
+impl From<StoreError> for ErrorBody {
+    fn from(error: StoreError) -> Self {
+        KernelError::from(error).into()
     }
 }
 

@@ -13,16 +13,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::codec::Encoder as _;
+use tokio_util::sync::CancellationToken;
 
 use super::api::{CreateBody, ErrorBody, FileQuery, ListQuery, LogsQuery, RemoveQuery, SlotsView, StopBody};
 use super::peer::{Caller, Peer};
 use super::stream::{self, ServerCodec, ServerFrame};
 use super::{Shared, mounts, session};
-use crate::agent::NodeStatus;
+use crate::agent::{DrainStatus, NodeStatus};
 use crate::engine::{LogChunk, LogOptions};
 use crate::ids::KernelRef;
 use crate::kernel::{CreateRequest, KernelView};
@@ -46,6 +47,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/kernels/{kernel}/logs", get(logs))
         .route("/v1/kernels/{kernel}/files", put(write_file))
         .route("/v1/kernels/{kernel}/runs", post(run))
+        .merge(super::events::routes())
+        .merge(super::doctor::routes())
+        .merge(super::drain::routes())
+        .merge(super::images::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
@@ -73,6 +78,13 @@ async fn guard(
 async fn status(State(agent): Agent) -> Json<NodeStatus> {
     let mut status = agent.rooms.status.borrow().clone();
     status.problems.extend(agent.rooms.policy.problems());
+    if let Some(draining) = agent.rooms.drain.state() {
+        let kernels_left = agent.rooms.kernels.list(false).len();
+        status.drain = Some(DrainStatus { draining, kernels_left });
+        if status.state == "ready" {
+            status.state = "draining".to_owned();
+        }
+    }
     Json(status)
 }
 
@@ -83,7 +95,8 @@ async fn slots(State(agent): Agent) -> Json<SlotsView> {
         Some(offer) => (offer.withheld.clone(), Some(offer.by.clone())),
         None => (Vec::new(), None),
     };
-    Json(SlotsView { slots, withheld, decided_by })
+    let draining = agent.rooms.drain.state();
+    Json(SlotsView { slots, withheld, decided_by, draining })
 }
 
 async fn policies(State(agent): Agent) -> Json<Vec<PolicyView>> {
@@ -185,19 +198,15 @@ async fn logs(
     query: Result<Query<LogsQuery>, QueryRejection>,
 ) -> Answer<Response> {
     let (kernel, Query(query)) = (parse(&kernel)?, query?);
+    let options = LogOptions { tail: query.tail, follow: query.follow };
     let shared = Arc::clone(&agent);
-    let chunks =
-        on_core(
-            &agent,
-            async move { shared.rooms.kernels.logs(&kernel, LogOptions { tail: query.tail }).await },
-        )
-        .await??;
-    let frames = ReceiverStream::new(chunks).map(|chunk| {
-        let frame = match chunk {
-            Ok(LogChunk::Stdout(data)) => ServerFrame::Stdout(data),
-            Ok(LogChunk::Stderr(data)) => ServerFrame::Stderr(data),
-            Err(error) => ServerFrame::Error(ErrorBody::new(error.code(), error.to_string())),
-        };
+    let chunks = on_core(&agent, async move { shared.rooms.kernels.logs(&kernel, options).await }).await??;
+    let frames = ReceiverStream::new(chunks).map(|chunk| match chunk {
+        Ok(LogChunk::Stdout(data)) => ServerFrame::Stdout(data),
+        Ok(LogChunk::Stderr(data)) => ServerFrame::Stderr(data),
+        Err(error) => ServerFrame::Error(ErrorBody::new(error.code(), error.to_string())),
+    });
+    let frames = until_stopping(frames, agent.cancel.clone(), ServerFrame::Error).map(|frame| {
         let mut wire = BytesMut::new();
         ServerCodec::default().encode(frame, &mut wire).map(|()| wire.freeze())
     });
@@ -299,6 +308,23 @@ pub(super) async fn on_core<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Answer<T> {
     agent.core.spawn(work).await.map_err(|_| failed())
+}
+
+/// What open requests are told when the agent stops.
+pub(super) fn stopping() -> ErrorBody {
+    ErrorBody::new("stopping", "the agent is ending; kernels run on")
+        .with_hint("try again when `berth status` says that it is back")
+}
+
+/// A stream that may never end, ended with a word about it when the agent stops.
+pub(super) fn until_stopping<T>(
+    stream: impl Stream<Item = T>,
+    ending: CancellationToken,
+    word: impl FnOnce(ErrorBody) -> T,
+) -> impl Stream<Item = T> {
+    let told = ending.clone();
+    let last = futures_util::stream::once(async move { told.is_cancelled().then(|| word(stopping())) });
+    stream.take_until(ending.cancelled_owned()).chain(last.filter_map(std::future::ready))
 }
 
 pub(super) fn failed() -> ErrorBody {

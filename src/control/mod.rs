@@ -7,7 +7,8 @@
 //!
 //! * [`socket`]: the socket's file, stale ones, who may reach it; [`peer`]: who connected
 //! * `handlers`: one function per request; `policies`: those that replace policies; `decisions`: the journal,
-//!   `create --dry-run`, and `why` with its sentences; `session`: one run over an upgraded connection
+//!   `create --dry-run`, and `why` with its sentences; `events`, `drain`, `images`, `doctor`: more of them by
+//!   subject; `session`: one run over an upgraded connection
 //! * [`stream`]: the frames of such a connection, pure; [`mounts`]: what a caller may mount
 
 use std::future::IntoFuture as _;
@@ -22,13 +23,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::NodeStatus;
+use crate::drain::Drain;
+use crate::events::Outbox;
 use crate::inventory::Offer;
 use crate::kernel::Kernels;
 use crate::{admission, policy, route};
 
 pub mod api;
 mod decisions;
+mod doctor;
+mod drain;
+mod events;
 mod handlers;
+mod images;
 pub mod mounts;
 pub mod peer;
 mod policies;
@@ -54,6 +61,10 @@ pub struct Rooms {
     pub swap: policy::swap::Swap,
     /// The books.
     pub admission: admission::Handle,
+    /// Lifecycle events.
+    pub outbox: Outbox,
+    /// Whether new kernels are taken.
+    pub drain: Drain,
     /// What the node offers; none before the first decision.
     pub offers: watch::Receiver<Option<Offer>>,
     /// What the agent says of itself.

@@ -23,6 +23,8 @@ pub struct Deadlines {
     pub look: Duration,
     /// `image`, `images`.
     pub image: Duration,
+    /// Silence in the middle of a pull or an import.
+    pub transfer: Duration,
     /// `info` and agreeing on an API version.
     pub info: Duration,
 }
@@ -36,6 +38,7 @@ impl Default for Deadlines {
             remove: Duration::from_secs(60),
             look: Duration::from_secs(10),
             image: Duration::from_secs(10),
+            transfer: Duration::from_secs(300),
             info: Duration::from_secs(10),
         }
     }

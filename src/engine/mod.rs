@@ -22,9 +22,11 @@ use crate::ids::{ContainerId, InstanceId, KernelId};
 pub mod deadlines;
 pub mod docker;
 pub mod process;
+pub mod transfer;
 mod ulimits;
 
 pub use deadlines::Deadlines;
+pub use transfer::{Archive, ArchiveKind, ImageStep, ImageSteps, Import};
 
 /// Label that carries the [`InstanceId`] of the state directory a container belongs to.
 pub const LABEL_INSTANCE: &str = "ai.berth.instance";
@@ -165,6 +167,22 @@ pub enum EngineError {
         /// The engine's words, or the system's.
         message: String,
     },
+    /// The registry of an image cannot be reached.
+    #[error("the registry of {image} cannot be reached: {problem}")]
+    RegistryUnreachable {
+        /// The image.
+        image: String,
+        /// The engine's words.
+        problem: String,
+    },
+    /// The registry does not have it, or does not give it to us.
+    #[error("its registry does not give out {image}: {problem}")]
+    NotInRegistry {
+        /// The image.
+        image: String,
+        /// The engine's words.
+        problem: String,
+    },
     /// This engine cannot do that.
     #[error("the {engine} engine cannot {what}")]
     Unsupported {
@@ -188,6 +206,8 @@ impl EngineError {
             Self::NameTaken(_) => "container-name-taken",
             Self::Refused { .. } => "engine-refused",
             Self::Failed { .. } => "engine-failed",
+            Self::RegistryUnreachable { .. } => "registry-unreachable",
+            Self::NotInRegistry { .. } => "not-in-registry",
             Self::Unsupported { .. } => "engine-unsupported",
         }
     }
@@ -219,6 +239,9 @@ pub struct EngineInfo {
     pub cgroup_version: Option<String>,
     /// Whether containers survive an engine restart.
     pub live_restore: Option<bool>,
+    /// Why kernels are not confined by bubblewrap (process engine only); none: they are.
+    #[serde(default)]
+    pub unsandboxed: Option<String>,
     /// What this engine does not isolate or enforce here, a sentence each. Empty: everything asked for.
     pub not_enforced: Vec<String>,
 }
@@ -331,6 +354,8 @@ pub struct ContainerView {
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// The id of its image.
+    pub image: String,
     /// What it does.
     pub state: ContainerState,
     /// Process id on this host of the container's first process, while it runs.
@@ -402,10 +427,12 @@ pub struct ImageView {
 }
 
 /// Which part of a container's log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogOptions {
     /// Only the last lines; none: all.
     pub tail: Option<u64>,
+    /// Also what is still to come, until the container has ended.
+    pub follow: bool,
 }
 
 /// One piece of a container's log.
@@ -455,7 +482,8 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// reconnects by itself and then sends [`EngineEvent::Resync`].
     fn events(&self, instance: InstanceId) -> mpsc::Receiver<EngineEvent>;
 
-    /// The container's log so far. The receiver ends after the last piece; an error ends it early.
+    /// The container's log so far, or with [`LogOptions::follow`] until the container has ended. The receiver
+    /// ends after the last piece; an error ends it early. Dropping it ends the reader.
     async fn logs(
         &self,
         id: &ContainerId,
@@ -467,4 +495,23 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
 
     /// One local image by reference or id; none when it is not there.
     async fn image(&self, reference: &str) -> Result<Option<ImageView>, EngineError>;
+
+    /// Gets an image from its registry.
+    async fn pull(&self, reference: &str) -> Result<ImageSteps, EngineError> {
+        let _ = reference;
+        Err(EngineError::Unsupported { engine: self.kind().as_str(), what: "pull images" })
+    }
+
+    /// Makes images of an archive.
+    async fn import(&self, import: Import, archive: Archive) -> Result<ImageSteps, EngineError> {
+        let _ = (import, archive);
+        Err(EngineError::Unsupported { engine: self.kind().as_str(), what: "import images" })
+    }
+
+    /// Removes a name of an image, and with its last name the image. Returns what was removed, in the
+    /// engine's words. With `force` also an image that containers of others use.
+    async fn remove_image(&self, reference: &str, force: bool) -> Result<Vec<String>, EngineError> {
+        let _ = (reference, force);
+        Err(EngineError::Unsupported { engine: self.kind().as_str(), what: "remove images" })
+    }
 }

@@ -1,12 +1,18 @@
 //! Which image a kernel gets.
 //!
-//! An image that was asked for must be on this node (pulling is not built yet); when none was, the
+//! An image that was asked for must be on this node (`berth image pull` gets it there); when none was, the
 //! configured default counts, and after it the newest image that says of itself that it can run kernels.
 //! Whatever goes wrong, the error names what there is and the next step.
 
 use std::cmp::Reverse;
 
+use serde::{Deserialize, Serialize};
+
 use crate::engine::{Engine, EngineError, EngineKind, ImageView, node_architecture};
+
+mod archive;
+
+pub use archive::{HEAD, NotAnArchive, kind};
 
 /// An image with this label set to `1` can run kernels (contracts: kernel §3.1).
 pub const LABEL_KERNELSPEC: &str = "ai.backend.kernelspec";
@@ -74,14 +80,13 @@ impl ImageError {
                 Some("the process engine has the one image \"host\": leave --image out".to_owned())
             }
             Self::NoSuchImage { wanted, configured, .. } => Some(match configured {
-                true => format!("docker pull {wanted}, or configure another default"),
-                false => format!("docker pull {wanted}, or name one that is there: --image NAME"),
+                true => format!("berth image pull {wanted}, or configure another default"),
+                false => format!("berth image pull {wanted}, or name one that is there: --image NAME"),
             }),
             Self::NoneToChoose { candidates } => Some(match candidates.first() {
                 Some(first) => format!("name one: --image {first}"),
-                None => {
-                    "get one first: docker pull python:3.13-slim, then --image python:3.13-slim".to_owned()
-                }
+                None => "get one first: berth image pull python:3.13-slim, then --image python:3.13-slim"
+                    .to_owned(),
             }),
             Self::WrongArchitecture { image, wanted, .. } => {
                 Some(format!("docker pull --platform linux/{wanted} {image}"))
@@ -136,6 +141,41 @@ fn runs_here(image: ImageView, wanted: &str) -> Result<ImageView, ImageError> {
 pub fn is_runnable(image: &ImageView) -> bool {
     image.labels.get(LABEL_KERNELSPEC).is_some_and(|value| value == "1")
         || image.labels.contains_key(LABEL_DEFAULT)
+}
+
+/// How an image may be used by kernels of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Use {
+    /// It says that it can run kernels: it may be chosen for those that name no image.
+    Yes,
+    /// It says nothing: it is used by kernels that name it.
+    WhenNamed,
+    /// It is for another architecture.
+    No,
+}
+
+/// How an image may be used here.
+#[must_use]
+pub fn use_of(image: &ImageView) -> Use {
+    match image.architecture.as_str() {
+        here if here == node_architecture() && is_runnable(image) => Use::Yes,
+        here if here.is_empty() || here == node_architecture() => Use::WhenNamed,
+        _ => Use::No,
+    }
+}
+
+/// Whether a text can be the name or the id of an image. It becomes part of a request's path.
+///
+/// # Errors
+/// A sentence.
+pub fn check_reference(reference: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@');
+    let whole = reference.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && reference.len() <= 512
+        && reference.chars().all(fine)
+        && !reference.split('/').any(|part| part.is_empty() || part == "..");
+    if whole { Ok(()) } else { Err(format!("{reference:?} is no name of an image")) }
 }
 
 fn newest_runnable(images: &[ImageView]) -> Option<&ImageView> {

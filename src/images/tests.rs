@@ -60,7 +60,7 @@ async fn what_is_missing_is_told_with_what_is_there() {
         Some("python:3.13"),
         None,
         "no-such-image: there is no image \"python:3.13\" on this node; there are: example/python:3.13-slim, \
-         example/python:3.12, python-cuda:1, busybox:1, zsh:1 -> docker pull python:3.13, or name one that is \
+         example/python:3.12, python-cuda:1, busybox:1, zsh:1 -> berth image pull python:3.13, or name one that is \
          there: --image NAME",
     )
     .await;
@@ -68,7 +68,7 @@ async fn what_is_missing_is_told_with_what_is_there() {
         &shelf[..1],
         None,
         Some("python:3"),
-        "no-such-image: there is no default image \"python:3\" on this node; there are: busybox:1 -> docker pull \
+        "no-such-image: there is no default image \"python:3\" on this node; there are: busybox:1 -> berth image pull \
          python:3, or configure another default",
     )
     .await;
@@ -85,7 +85,7 @@ async fn what_is_missing_is_told_with_what_is_there() {
         None,
         None,
         "no-such-image: no image was named, and none on this node says that it can run kernels -> get one first: \
-         docker pull python:3.13-slim, then --image python:3.13-slim",
+         berth image pull python:3.13-slim, then --image python:3.13-slim",
     )
     .await;
 }
@@ -110,7 +110,7 @@ async fn an_image_of_another_architecture_is_neither_taken_nor_proposed() {
         None,
         None,
         "no-such-image: no image was named, and none on this node says that it can run kernels -> get one first: \
-         docker pull python:3.13-slim, then --image python:3.13-slim",
+         berth image pull python:3.13-slim, then --image python:3.13-slim",
     )
     .await;
 }

@@ -1,5 +1,7 @@
 //! Level-triggered reconciliation: what should be against what is, every few seconds and on every engine
 //! event (design §4). Also adoption on start, which is the same look at the world.
+//!
+//! [`look`] is pure and finds; [`watch`] mends what it finds, `berth doctor` shows it ([`survey`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,6 +17,11 @@ use super::{KernelError, Phase};
 use crate::engine::{ContainerState, ContainerView, EngineEvent};
 use crate::failpoint;
 use crate::ids::{ContainerId, KernelId};
+use crate::scratch::{Scratch, ScratchError};
+
+mod look;
+
+pub use look::{Expected, Finding, Observed, look};
 
 /// How long something without an owner is left alone: a creation may be under way.
 const ORPHAN_GRACE: Duration = Duration::from_secs(30);
@@ -172,56 +179,80 @@ fn died(
 struct Orphans {
     containers: BTreeMap<ContainerId, Instant>,
     folders: BTreeMap<KernelId, Instant>,
+    sockets: BTreeMap<KernelId, Instant>,
 }
 
-/// One look at everything.
+/// Observes, looks, mends.
 async fn pass(kernels: &Kernels, orphans: &mut Orphans) -> Result<(), KernelError> {
-    let shared = &kernels.inner.shared;
-    let before: BTreeMap<KernelId, _> = kernels.list(true).into_iter().map(|view| (view.id, view)).collect();
-    let containers = shared.engine.list(shared.instance).await?;
-    for view in before.values() {
-        if matches!(view.phase, Phase::Started | Phase::Running)
-            && let Some(id) = &view.container
-        {
-            match containers.iter().find(|container| container.id == *id).map(|container| &container.state) {
-                Some(ContainerState::Exited { code, oom_killed }) => {
-                    died(kernels, view.id, id, *code, *oom_killed, "self-terminated");
-                }
-                Some(_) => {}
-                None => died(kernels, view.id, id, None, false, "container-not-found"),
-            }
-        }
+    let findings = survey(kernels).await?;
+    for view in kernels.list(true) {
         if view.phase == Phase::Collected {
             kernels.tell(view.id, Command::RetryRemove);
         }
     }
-    // What belongs to no kernel, now or when the look began, goes after a grace period.
-    let known: BTreeSet<KernelId> =
-        before.keys().copied().chain(kernels.list(true).into_iter().map(|view| view.id)).collect();
-    let ownerless: BTreeSet<ContainerId> = containers
-        .iter()
-        .filter(|view| view.kernel().is_none_or(|kernel| !known.contains(&kernel)))
-        .map(|view| view.id.clone())
-        .collect();
-    for container in overdue(&mut orphans.containers, ownerless, Instant::now()) {
+    mend(kernels, orphans, findings).await
+}
+
+/// What [`watch`] would mend now; changes nothing.
+///
+/// # Errors
+/// When the engine or the folders cannot be looked at.
+pub async fn survey(kernels: &Kernels) -> Result<Vec<Finding>, KernelError> {
+    let shared = &kernels.inner.shared;
+    let before = kernels.list(true);
+    let containers = shared.engine.list(shared.instance).await?;
+    let scratch = shared.scratch.clone();
+    let folders = tokio::task::spawn_blocking(move || scratch.present())
+        .await
+        .map_err(|error| KernelError::new("internal", error.to_string()))??;
+    // Who came while we looked owns what was seen of it, and nothing of it can be missed yet.
+    let newer = kernels.list(true).into_iter().filter(|view| !before.iter().any(|old| old.id == view.id));
+    let newer = newer.map(|view| Expected { phase: Phase::Requested, ..Expected::from(&view) });
+    let desired: Vec<Expected> = before.iter().map(Expected::from).chain(newer).collect();
+    Ok(look(&desired, &Observed { containers, folders }))
+}
+
+/// Does about each finding what is due. What may belong to something under way is left alone for a while.
+async fn mend(kernels: &Kernels, orphans: &mut Orphans, findings: Vec<Finding>) -> Result<(), KernelError> {
+    let shared = &kernels.inner.shared;
+    let (mut containers, mut folders, mut sockets) = <(BTreeSet<_>, BTreeSet<_>, BTreeSet<_>)>::default();
+    for finding in findings {
+        match finding {
+            Finding::ContainerEnded { kernel, container, exit_code, oom, .. } => {
+                died(kernels, kernel, &container, exit_code, oom, "self-terminated");
+            }
+            Finding::ContainerMissing { kernel, container, .. } => {
+                died(kernels, kernel, &container, None, false, "container-not-found");
+            }
+            Finding::ContainerWithoutRecord { container, .. } => drop(containers.insert(container)),
+            Finding::FoldersWithoutKernel { kernel, .. } => drop(folders.insert(kernel)),
+            Finding::StaleSockets { kernel, .. } => drop(sockets.insert(kernel)),
+        }
+    }
+    let now = Instant::now();
+    for container in overdue(&mut orphans.containers, containers, now) {
         warn!(%container, "a container of this instance without a record is removed");
         shared.engine.remove(&container).await?;
     }
-    let scratch = shared.scratch.clone();
-    let present = tokio::task::spawn_blocking(move || scratch.present())
-        .await
-        .map_err(|error| KernelError::new("internal", error.to_string()))??;
-    let ownerless: BTreeSet<KernelId> =
-        present.into_iter().filter(|kernel| !known.contains(kernel)).collect();
-    for kernel in overdue(&mut orphans.folders, ownerless, Instant::now()) {
+    for kernel in overdue(&mut orphans.folders, folders, now) {
         warn!(%kernel, "folders without a kernel are removed");
-        let scratch = shared.scratch.clone();
-        let removed = tokio::task::spawn_blocking(move || scratch.remove(kernel)).await;
-        if let Ok(Err(error)) = removed {
-            warn!(%kernel, "{error}");
-        }
+        on_files(shared.scratch.clone(), move |scratch| scratch.remove(kernel)).await;
+    }
+    for kernel in overdue(&mut orphans.sockets, sockets, now) {
+        warn!(%kernel, "sockets of a kernel that has ended are removed");
+        on_files(shared.scratch.clone(), move |scratch| scratch.remove_sockets(kernel)).await;
     }
     Ok(())
+}
+
+/// Removes files off the runtime's threads; the next pass finds what could not be removed.
+async fn on_files(
+    scratch: Scratch,
+    work: impl FnOnce(&Scratch) -> Result<(), ScratchError> + Send + 'static,
+) {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || work(&scratch)).await {
+        warn!("{error}");
+    }
 }
 
 /// Keeps the book of first sightings and returns what has been without an owner for too long.

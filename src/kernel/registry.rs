@@ -1,6 +1,6 @@
 //! All kernels: who exists, under which name, and the way to each one's actor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use super::record::KernelRecord;
 use super::shared::{Shared, now_ms};
 use super::{CreateRequest, KernelError, KernelView, Lease, Phase, Progress};
 use crate::admission::Share;
-use crate::engine::{ContainerState, EngineError, LogChunk, LogOptions};
+use crate::engine::{
+    ContainerState, ContainerView, EngineError, ImageView, LogChunk, LogOptions, SharedEngine,
+};
 use crate::ids::{KernelId, KernelName, KernelRef};
 use crate::scratch::beneath;
 
@@ -213,6 +215,34 @@ impl Kernels {
         }
         // An actor that ended without an answer has removed it by somebody else's wish.
         answer.await.unwrap_or(Ok(()))
+    }
+
+    /// Names of the kernels that use an image, by their containers or by the name they asked for.
+    ///
+    /// # Errors
+    /// The engine's failure.
+    pub async fn users_of(&self, image: &ImageView) -> Result<Vec<KernelName>, EngineError> {
+        let shared = &self.inner.shared;
+        let containers = shared.engine.list(shared.instance).await?;
+        let by_container: BTreeSet<KernelId> = containers
+            .iter()
+            .filter(|view| view.image == image.id)
+            .filter_map(ContainerView::kernel)
+            .collect();
+        let uses = |view: &KernelView| by_container.contains(&view.id) || image.tags.contains(&view.image);
+        Ok(self.list(true).into_iter().filter(uses).map(|view| view.name).collect())
+    }
+
+    /// The engine that makes their containers.
+    #[must_use]
+    pub fn engine(&self) -> &SharedEngine {
+        &self.inner.shared.engine
+    }
+
+    /// What their actors work with.
+    #[must_use]
+    pub fn shared(&self) -> &Shared {
+        &self.inner.shared
     }
 
     /// Its console log.

@@ -113,6 +113,17 @@ impl From<EngineError> for KernelError {
             EngineError::Deadline { .. } => {
                 Some("see whether the engine is busy or stuck, then try again".to_owned())
             }
+            EngineError::RegistryUnreachable { image, .. } => Some(format!(
+                "see network, DNS and proxy of the engine; or bring it by file: `docker save {image} | gzip > i.tar.gz` \
+                 where it is, `berth image import i.tar.gz` here"
+            )),
+            EngineError::NotInRegistry { .. } => Some(
+                "see name and tag; what needs a login can be brought by file: `berth image import`"
+                    .to_owned(),
+            ),
+            EngineError::Unsupported { engine: "process", .. } => {
+                Some("its kernels see this host; for images run the agent with --engine docker".to_owned())
+            }
             _ => None,
         };
         Self { code: error.code().to_owned(), message: error.to_string(), hint }

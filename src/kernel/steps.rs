@@ -415,7 +415,7 @@ pub fn cleaning_spec(shared: &Shared, view: &KernelView, image: &ChosenImage) ->
 
 /// The last lines a container wrote, for the message of a start that failed.
 pub async fn last_words(shared: &Shared, container: &ContainerId) -> Option<String> {
-    let options = LogOptions { tail: Some(3) };
+    let options = LogOptions { tail: Some(3), follow: false };
     let read = async {
         let mut log = shared.engine.logs(container, options).await.ok()?;
         let mut text = Vec::new();

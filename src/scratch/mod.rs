@@ -9,9 +9,10 @@
 //! Kernels write to `work` only. The host reaches into it beneath a directory fd (invariant 11,
 //! [`beneath`]). Everything here blocks; callers use `spawn_blocking`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::ids::KernelId;
@@ -76,6 +77,17 @@ pub struct Folders {
     pub link: PathBuf,
 }
 
+/// What lies here of one kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Which.
+    pub kernel: KernelId,
+    /// Its work and link folders.
+    pub folders: Vec<PathBuf>,
+    /// Its sockets.
+    pub sockets: Vec<PathBuf>,
+}
+
 impl Scratch {
     /// Checks the scratch root and makes what is ours. A root that was *named* must exist and belong to
     /// the agent's user; the default (`<state dir>/scratch`) is made 0700.
@@ -96,6 +108,13 @@ impl Scratch {
         };
         check_root(&root)?;
         Ok(Self { root, links })
+    }
+
+    /// The same folders without a look at them and without making any.
+    #[must_use]
+    pub fn at(named: Option<&Path>, state_dir: &Path) -> Self {
+        let root = named.map_or_else(|| state_dir.join("scratch"), Path::to_owned);
+        Self { root, links: state_dir.join("link") }
     }
 
     /// The scratch root.
@@ -133,23 +152,6 @@ impl Scratch {
         Ok(folders)
     }
 
-    /// Removes the socket files of a kernel that has ended: those of an agent that was killed are in nobody's
-    /// hands. Removing missing ones is no error.
-    ///
-    /// # Errors
-    /// When one cannot be removed.
-    pub fn remove_sockets(&self, kernel: KernelId) -> Result<(), ScratchError> {
-        let link = self.folders(kernel).link;
-        for name in [berth_link::SOCKET_IN, berth_link::SOCKET_OUT] {
-            let path = link.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(io_error("remove", &path))?,
-            }
-        }
-        Ok(())
-    }
-
     /// Removes a kernel's folders. Removing missing ones is no error; nothing outside is touched,
     /// whatever links the kernel left.
     ///
@@ -163,23 +165,58 @@ impl Scratch {
         Ok(())
     }
 
-    /// Kernel ids that have folders here.
+    /// What lies here of kernels, by kernel. A folder that is missing holds nothing.
     ///
     /// # Errors
     /// When a folder cannot be read.
-    pub fn present(&self) -> Result<Vec<KernelId>, ScratchError> {
-        let mut found = Vec::new();
+    pub fn present(&self) -> Result<Vec<Present>, ScratchError> {
+        let mut found: BTreeMap<KernelId, Present> = BTreeMap::new();
         for dir in [&self.root, &self.links] {
-            for entry in fs::read_dir(dir).map_err(io_error("read", dir))?.flatten() {
-                if let Some(kernel) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-                    found.push(kernel);
+            let entries = match fs::read_dir(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(io_error("read", dir))?,
+            };
+            for entry in entries.flatten() {
+                let Some(kernel) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                    continue;
+                };
+                let present = found.entry(kernel).or_insert_with(|| Present {
+                    kernel,
+                    folders: Vec::new(),
+                    sockets: Vec::new(),
+                });
+                if dir == &self.links {
+                    present.sockets = sockets_in(&entry.path());
                 }
+                present.folders.push(entry.path());
             }
         }
-        found.sort();
-        found.dedup();
-        Ok(found)
+        Ok(found.into_values().collect())
     }
+
+    /// Removes sockets that nobody is bound to any more: those of an agent that was killed, or of a kernel that
+    /// has ended.
+    ///
+    /// # Errors
+    /// When one cannot be removed. A missing one is no error.
+    pub fn remove_sockets(&self, kernel: KernelId) -> Result<(), ScratchError> {
+        for socket in sockets_in(&self.folders(kernel).link) {
+            match fs::remove_file(&socket) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(io_error("remove", &socket))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sockets in a link folder, which kernels cannot write to.
+fn sockets_in(link: &Path) -> Vec<PathBuf> {
+    let is_socket = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());
+    let entries = fs::read_dir(link).into_iter().flatten().flatten();
+    let mut sockets: Vec<PathBuf> = entries.filter(is_socket).map(|entry| entry.path()).collect();
+    sockets.sort();
+    sockets
 }
 
 /// `remove_dir_all` of the standard library works beneath directory fds and never follows links.

@@ -39,7 +39,15 @@ fn folders_come_and_go_with_everything_in_them() {
     fs::write(outside.path().join("keep"), "").unwrap();
     symlink(outside.path(), folders.work.join("out")).unwrap();
     fs::create_dir_all(folders.work.join("a/b")).unwrap();
-    assert_eq!(scratch.present().unwrap(), [kernel]);
+    std::os::unix::net::UnixListener::bind(folders.link.join("in")).unwrap();
+    let present = Present {
+        kernel,
+        folders: vec![folders.base.clone(), folders.link.clone()],
+        sockets: vec![folders.link.join("in")],
+    };
+    assert_eq!(scratch.present().unwrap(), [present]);
+    scratch.remove_sockets(kernel).unwrap();
+    assert!(scratch.present().unwrap()[0].sockets.is_empty());
     scratch.remove(kernel).unwrap();
     scratch.remove(kernel).unwrap();
     assert!(!folders.base.exists() && !folders.link.exists());

@@ -26,7 +26,7 @@ mod row;
 mod tests;
 mod thread;
 
-use row::Reading;
+use row::{Reading, Row};
 use thread::{Command, Reply};
 
 /// A kind of row.
@@ -183,6 +183,24 @@ impl Handle {
     /// # Errors
     /// When the database could not be read. A damaged row is none: it is in the second list.
     pub async fn load<R: Record>(&self) -> Result<(Vec<R>, Vec<SetAside>), StoreError> {
+        let (records, aside, damaged) = self.read().await?;
+        if !damaged.is_empty() {
+            self.ask(|reply| Command::SetAside { table: R::TABLE, damaged, reply }).await?;
+        }
+        Ok((records, aside))
+    }
+
+    /// The same without changing anything: those that cannot be read stay where they are.
+    ///
+    /// # Errors
+    /// When the database could not be read.
+    pub async fn look<R: Record>(&self) -> Result<(Vec<R>, Vec<SetAside>), StoreError> {
+        let (records, aside, _) = self.read().await?;
+        Ok((records, aside))
+    }
+
+    /// Records, notes on those that cannot be read, and of these the damaged ones with what is wrong.
+    async fn read<R: Record>(&self) -> Result<(Vec<R>, Vec<SetAside>, Vec<(Row, String)>), StoreError> {
         let rows = self.ask(|reply| Command::Load { table: R::TABLE, reply }).await?;
         let (mut records, mut aside, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
@@ -197,10 +215,7 @@ impl Handle {
                 }
             }
         }
-        if !damaged.is_empty() {
-            self.ask(|reply| Command::SetAside { table: R::TABLE, damaged, reply }).await?;
-        }
-        Ok((records, aside))
+        Ok((records, aside, damaged))
     }
 
     /// Writes what is queued, ends the thread and unlocks the directory.

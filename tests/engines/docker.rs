@@ -79,6 +79,12 @@ async fn docker_tells_how_containers_end() {
 }
 
 #[tokio::test]
+async fn docker_follows_logs() {
+    let Some(stage) = stage(&[]).await else { return };
+    on(stage, life::follows).await;
+}
+
+#[tokio::test]
 async fn docker_tells_what_is_not_there() {
     let Some(stage) = stage(&[]).await else { return };
     on(stage, life::strangers).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth::engine::{ContainerState, EngineEvent, MountKind, MountSpec};
+use berth::engine::{ContainerState, EngineEvent, LogChunk, LogOptions, MountKind, MountSpec};
 use berth::ids::{ContainerId, InstanceId, KernelId};
 
 use crate::support::{Stage, code, next, until};
@@ -90,6 +90,33 @@ pub async fn ends(stage: Arc<Stage>) {
     until(|| async { (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()) }).await;
 }
 
+/// A log that is followed ends with its container, and everything is in it.
+pub async fn follows(stage: Arc<Stage>) {
+    let engine = &stage.engine;
+    let follow = LogOptions { tail: None, follow: true };
+    let id = stage
+        .started(&stage.spec("trap 'echo two; exit 3' TERM; echo one; while :; do sleep 0.05; done"))
+        .await;
+    let mut log = engine.logs(&id, follow).await.unwrap();
+    let mut said = Vec::new();
+    while said != b"one\n" {
+        let Some(Ok(LogChunk::Stdout(piece))) = log.recv().await else { panic!("it ended with {said:?}") };
+        said.extend_from_slice(&piece);
+    }
+    // Who does not read holds nobody up, and who hangs up is forgotten.
+    let idle = engine.logs(&id, follow).await.unwrap();
+    drop(engine.logs(&id, follow).await.unwrap());
+    engine.stop(&id, Duration::from_secs(60)).await.unwrap();
+    while let Some(piece) = log.recv().await {
+        let Ok(LogChunk::Stdout(piece)) = piece else { panic!("{piece:?}") };
+        said.extend_from_slice(&piece);
+    }
+    assert_eq!(said, b"one\ntwo\n");
+    drop(idle);
+    let nobody: ContainerId = KernelId::random().as_uuid().simple().to_string().parse().unwrap();
+    assert_eq!(code(engine.logs(&nobody, follow).await), "no-such-container");
+}
+
 /// What is not there is told by kind.
 pub async fn strangers(stage: Arc<Stage>) {
     let engine = &stage.engine;
@@ -99,10 +126,7 @@ pub async fn strangers(stage: Arc<Stage>) {
     assert_eq!(code(engine.start(&nobody).await), "no-such-container");
     assert_eq!(code(engine.stop(&nobody, Duration::ZERO).await), "no-such-container");
     assert_eq!(code(engine.wait(&nobody).await), "no-such-container");
-    assert_eq!(
-        code(engine.logs(&nobody, berth::engine::LogOptions { tail: None }).await),
-        "no-such-container"
-    );
+    assert_eq!(code(engine.logs(&nobody, LogOptions::default()).await), "no-such-container");
 
     let mut spec = stage.spec("true");
     spec.image = "no-such-image-of-berth:0".into();

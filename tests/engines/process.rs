@@ -70,6 +70,12 @@ async fn processes_end_without_a_sandbox() {
 }
 
 #[tokio::test]
+async fn logs_are_followed() {
+    let Some((stage, _dir, _)) = stage(BARE).await else { return };
+    on(stage, life::follows).await;
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_told() {
     let Some((stage, _dir, _)) = stage(BEST).await else { return };
     on(stage, life::strangers).await;

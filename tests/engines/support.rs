@@ -99,7 +99,7 @@ impl Stage {
 
     /// Standard output and standard error.
     pub async fn log(&self, id: &ContainerId, tail: Option<u64>) -> (String, String) {
-        let mut pieces = self.engine.logs(id, LogOptions { tail }).await.unwrap();
+        let mut pieces = self.engine.logs(id, LogOptions { tail, follow: false }).await.unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         while let Some(piece) = pieces.recv().await {
             match piece.unwrap() {

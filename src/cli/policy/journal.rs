@@ -1,7 +1,9 @@
 //! `berth policy journal`: what was decided.
 
+use hyper::Method;
+
 use crate::cli::Context;
-use crate::cli::client::{escaped, not_understood};
+use crate::cli::client::{empty, escaped, not_understood};
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, print, rung, world};
 use crate::ids::KernelRef;
@@ -37,16 +39,16 @@ impl Journal {
             self.kernel.map_or(String::new(), |kernel| format!("&kernel={}", escaped(&kernel.to_string())));
         let path = format!("/v1/decisions?most={}&follow={}{kernel}", self.number, self.follow);
         let as_it_lies = self.output.is_json();
-        context
-            .agent
-            .lines(&path, |line| {
-                if as_it_lies {
-                    return print(&String::from_utf8_lossy(line));
-                }
-                let entry: Entry = serde_json::from_slice(line).map_err(|error| not_understood(&error))?;
-                print(&text(&entry))
-            })
-            .await
+        let mut lines = context.agent.lines(Method::GET, &path, empty()).await?;
+        while let Some(line) = lines.next_line().await? {
+            if as_it_lies {
+                print(&String::from_utf8_lossy(&line))?;
+            } else {
+                let entry: Entry = serde_json::from_slice(&line).map_err(|error| not_understood(&error))?;
+                print(&text(&entry))?;
+            }
+        }
+        Ok(())
     }
 }
 

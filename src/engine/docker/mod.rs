@@ -2,7 +2,7 @@
 //!
 //! [`Docker`] holds an address and what was agreed on with the engine there (`client`); the rest is
 //! translation: a spec to a request (`request`), an answer to a view (`view`), an error to ours
-//! (`error`). The one task is the watcher of events (`events`).
+//! (`error`), a transfer of an image to its steps (`images`). The one task is the watcher of events (`events`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +23,8 @@ use self::client::{Client, Session};
 use self::error::About;
 use super::deadlines::{Deadlines, within};
 use super::{
-    ContainerSpec, ContainerState, ContainerView, Engine, EngineError, EngineEvent, EngineInfo, EngineKind,
-    ImageView, LABEL_INSTANCE, Layout, LogChunk, LogOptions, ulimits,
+    Archive, ContainerSpec, ContainerState, ContainerView, Engine, EngineError, EngineEvent, EngineInfo,
+    EngineKind, ImageSteps, ImageView, Import, LABEL_INSTANCE, Layout, LogChunk, LogOptions, ulimits,
 };
 use crate::ids::{ContainerId, InstanceId};
 
@@ -32,6 +32,7 @@ mod address;
 mod client;
 mod error;
 mod events;
+mod images;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -307,7 +308,15 @@ impl Engine for Docker {
         let deadline = self.client.deadlines.look;
         let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
         let session = self.session("logs", deadline).await?;
-        let request = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&tail).build();
+        if options.follow && self.inspect(id).await?.is_none() {
+            return Err(EngineError::NoSuchContainer(id.clone()));
+        }
+        let request = LogsOptionsBuilder::default()
+            .stdout(true)
+            .stderr(true)
+            .follow(options.follow)
+            .tail(&tail)
+            .build();
         let mut pieces = session.docker.logs(id.as_str(), Some(request)).boxed();
         let client = Arc::clone(&self.client);
         let about = id.clone();
@@ -315,10 +324,28 @@ impl Engine for Docker {
             client.learn(&error);
             client.translate("logs", About::Container(&about), &error)
         };
+        let (sender, receiver) = mpsc::channel(16);
+        if options.follow {
+            // A program may be silent for days: no deadline. Ends with the container, or when nobody listens.
+            tokio::spawn(async move {
+                loop {
+                    // Cancel-safe: what a dropped read loses, nobody would hear.
+                    let piece = tokio::select! {
+                        () = sender.closed() => return,
+                        piece = pieces.try_next() => piece.map_err(&translate),
+                    };
+                    let Some(piece) = piece.transpose() else { return };
+                    let failed = piece.is_err();
+                    if sender.send(piece.map(chunk)).await.is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            return Ok(receiver);
+        }
         // A container that does not exist is told by the first piece.
         let mut next =
             within("logs", deadline, async { pieces.try_next().await.map_err(&translate) }).await?;
-        let (sender, receiver) = mpsc::channel(16);
         // Ends with the log, or when the receiver is dropped.
         tokio::spawn(async move {
             while let Some(piece) = next {
@@ -378,6 +405,18 @@ impl Engine for Docker {
 
     async fn image(&self, reference: &str) -> Result<Option<ImageView>, EngineError> {
         self.look_at_image(reference).await
+    }
+
+    async fn pull(&self, reference: &str) -> Result<ImageSteps, EngineError> {
+        images::pull(self, reference).await
+    }
+
+    async fn import(&self, import: Import, archive: Archive) -> Result<ImageSteps, EngineError> {
+        images::import(self, import, archive).await
+    }
+
+    async fn remove_image(&self, reference: &str, force: bool) -> Result<Vec<String>, EngineError> {
+        images::remove(self, reference, force).await
     }
 }
 

@@ -127,7 +127,7 @@ async fn what_is_not_there_is_no_error_where_that_was_the_aim() {
     docker.remove(&id).await.unwrap();
     assert!(matches!(docker.start(&id).await, Err(EngineError::NoSuchContainer(_))));
     assert!(matches!(docker.wait(&id).await, Err(EngineError::NoSuchContainer(_))));
-    let logs = docker.logs(&id, LogOptions { tail: None }).await;
+    let logs = docker.logs(&id, LogOptions::default()).await;
     assert!(matches!(logs, Err(EngineError::NoSuchContainer(_))), "{logs:?}");
 }
 

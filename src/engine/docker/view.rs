@@ -29,6 +29,7 @@ pub(super) fn listed(summary: ContainerSummary) -> Option<ContainerView> {
         id: summary.id?.parse().ok()?,
         name: without_slash(summary.names.unwrap_or_default().first().map(String::as_str)),
         labels: sorted(summary.labels),
+        image: summary.image_id.unwrap_or_default(),
         state,
         pid: None,
     })
@@ -52,6 +53,7 @@ pub(super) fn inspected(container: ContainerInspectResponse) -> Option<Container
     Some(ContainerView {
         id: container.id?.parse().ok()?,
         name: without_slash(container.name.as_deref()),
+        image: container.image.unwrap_or_default(),
         labels: sorted(container.config.and_then(|config| config.labels)),
         state: what,
         pid: state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| running && *pid != 0),
@@ -84,6 +86,7 @@ pub(super) fn info(session: &Session, endpoint: &str, info: SystemInfo) -> Engin
             _ => None,
         },
         live_restore: info.live_restore_enabled,
+        unsandboxed: None,
         not_enforced: not_enforced(&info),
     }
 }

@@ -169,7 +169,14 @@ impl Container {
     pub(super) fn view(&self) -> io::Result<Option<ContainerView>> {
         let Some(spec) = self.spec()? else { return Ok(None) };
         let (state, pid) = self.state()?;
-        Ok(Some(ContainerView { id: self.id.clone(), name: spec.name, labels: spec.labels, state, pid }))
+        Ok(Some(ContainerView {
+            id: self.id.clone(),
+            name: spec.name,
+            labels: spec.labels,
+            image: spec.image,
+            state,
+            pid,
+        }))
     }
 
     fn state(&self) -> io::Result<(ContainerState, Option<u32>)> {

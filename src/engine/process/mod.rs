@@ -402,6 +402,7 @@ impl Engine for Process {
             architecture: node_architecture().to_owned(),
             cgroup_version: self.inner.hierarchies.version().map(str::to_owned),
             live_restore: Some(true),
+            unsandboxed: self.inner.sandbox.as_ref().err().cloned(),
             not_enforced: self.inner.not_enforced(),
         })
     }
@@ -473,7 +474,7 @@ impl Engine for Process {
         let (sender, receiver) = mpsc::channel(16);
         let container = self.inner.folder.container(id);
         // Ends with the log, or when the receiver is dropped.
-        tokio::task::spawn_blocking(move || console::send(&container, options.tail, &sender));
+        tokio::spawn(console::send(container, options, sender));
         Ok(receiver)
     }
 
