@@ -87,7 +87,7 @@ mod tests {
             running: None,
             tasks_done: 0,
             last: None,
-            dropped_bytes: 0,
+            ..RunnerStatus::default()
         }
     }
 

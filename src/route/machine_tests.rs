@@ -29,7 +29,7 @@ fn status(running: Option<&str>, tasks_done: u64) -> RunnerStatus {
         running: running.map(Into::into),
         tasks_done,
         last: Some(LastTask { op: "exec".into(), exit_code: 9 }),
-        dropped_bytes: 0,
+        ..RunnerStatus::default()
     }
 }
 

@@ -151,7 +151,7 @@ impl Runner {
             running: self.running.as_ref().map(|(op, _)| op.as_str().into()),
             tasks_done: self.tasks_done,
             last: None,
-            dropped_bytes: 0,
+            ..Status::default()
         }
     }
 
