@@ -202,7 +202,8 @@ impl Outbox {
         if committed.is_ok() {
             stream.unsaved.retain(|seq, _| !unsaved.contains(seq));
         } else {
-            let failed: Vec<Event> = stream.pending.range(first..end).map(|(_, event)| event.clone()).collect();
+            let failed: Vec<Event> =
+                stream.pending.range(first..end).map(|(_, event)| event.clone()).collect();
             stream.unsaved.extend(failed.into_iter().map(|event| (event.seq, event)));
         }
         // The store commits in the order of the queue: whatever was queued before this is decided too.

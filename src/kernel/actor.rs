@@ -237,6 +237,10 @@ impl Actor {
                 info!(kernel = %self.request.kernel, %run, ?end, "a run has ended");
                 None
             }
+            Report::OutputLost { run, bytes } => {
+                info!(kernel = %self.request.kernel, %run, bytes, "output of a run was lost");
+                None
+            }
         }
     }
 

@@ -499,10 +499,7 @@ mod tests {
             state.apply(Input::Done(step));
         }
         assert_eq!(state.apply(Input::Stop(why("cancelled"))), []);
-        assert_eq!(
-            state.apply(Input::Done(Step::Create)),
-            [Effect::Commit(None), Effect::Begin(Step::Stop)]
-        );
+        assert_eq!(state.apply(Input::Done(Step::Create)), [Effect::Commit(None), Effect::Begin(Step::Stop)]);
         let seen = settle(&mut state, vec![]);
         assert!(
             seen.contains(&Effect::Begin(Step::Remove)) && seen.contains(&Effect::TellFailed),

@@ -201,6 +201,14 @@ impl Task {
                 let _ = reply.send(Ok(self.detach(kernel, &reason)));
             }
             Request::Run { kernel, request, outlet, reply } => self.submit(kernel, request, outlet, reply),
+            Request::Rejoin(rejoin) => {
+                let kernel = rejoin.kernel;
+                if self.index.contains_key(&kernel) {
+                    self.tell(kernel, |attachment, cx| attachment.rejoin(*rejoin, cx));
+                } else {
+                    let _ = rejoin.reply.send(Err(RouteError::NotAttached(kernel)));
+                }
+            }
             Request::Ping { kernel, reply } => {
                 if self.index.contains_key(&kernel) {
                     self.tell(kernel, |attachment, cx| attachment.ping(reply, cx));
@@ -222,8 +230,8 @@ impl Task {
                     Feed::Answer(text) => attachment.checked(Input::Answer { run, text }, cx),
                 });
             }
-            Request::ClientGone { kernel, stream } => {
-                self.tell(kernel, |attachment, cx| attachment.client_gone(stream, cx));
+            Request::ClientGone { kernel, tap } => {
+                self.tell(kernel, |attachment, cx| attachment.client_gone(tap, cx));
             }
             Request::Resume { kernel } => self.tell(kernel, |_, _| ()),
             Request::Stop => {}
