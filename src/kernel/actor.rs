@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::record::KernelRecord;
+use super::runs;
 use super::shared::{Shared, now_ms};
 use super::state::{Effect, Input, Notice, State, Step, failed};
 use super::steps::{self, ChosenImage, Outcome, StepError, StepResult};
@@ -217,6 +218,7 @@ impl Actor {
     fn report(&mut self, report: Report) -> Option<Input> {
         match report {
             Report::Answered(status) => {
+                self.view.send_if_modified(|view| runs::told(&mut view.runs, &status, now_ms()));
                 let waits = self.state.step == Some(Step::AwaitReady);
                 if waits {
                     self.step = None;
@@ -235,10 +237,12 @@ impl Actor {
             }
             Report::RunEnded { run, end } => {
                 info!(kernel = %self.request.kernel, %run, ?end, "a run has ended");
+                self.view.send_modify(|view| runs::ended(&mut view.runs, run, &end, now_ms()));
                 None
             }
             Report::OutputLost { run, bytes } => {
                 info!(kernel = %self.request.kernel, %run, bytes, "output of a run was lost");
+                self.view.send_modify(|view| runs::lost(&mut view.runs, run, bytes));
                 None
             }
         }

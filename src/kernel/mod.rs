@@ -18,12 +18,14 @@ pub mod plan;
 pub mod reconcile;
 mod record;
 mod registry;
+mod runs;
 mod shared;
 mod state;
 mod steps;
 
 pub use record::KernelRecord;
 pub use registry::Kernels;
+pub use runs::{RunState, RunView};
 pub use shared::{Settings, Shared, now_ms};
 
 /// A kernel to be made.
@@ -133,6 +135,9 @@ pub struct KernelView {
     pub leased: bool,
     /// Its work folder on this host.
     pub work_dir: PathBuf,
+    /// Its last runs, oldest first.
+    #[serde(default)]
+    pub runs: Vec<RunView>,
 }
 
 /// What a creation says while it goes on.
