@@ -1,10 +1,10 @@
 //! `berth create`: a kernel that stays.
 
-use super::Context;
 use super::error::CliError;
 use super::output::Output;
 use super::run::tell;
 use super::wishes::Wishes;
+use super::{Context, away, creation};
 
 /// Make a kernel that stays until it is removed, and print its name
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub(super) struct Create {
 impl Create {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let body = self.wishes.into_body(false)?;
-        let kernel = context.agent.create(&body, tell).await?;
+        let kernel = creation::create(&context.agent, &body, tell, away::LEASE).await?;
         for line in &kernel.not_enforced {
             super::error::say(line);
         }

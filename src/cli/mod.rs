@@ -14,8 +14,10 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod away;
 mod client;
 mod create;
+mod creation;
 mod error;
 mod exec;
 mod inspect;
@@ -23,6 +25,7 @@ mod interrupt;
 mod logging;
 mod logs;
 mod output;
+mod pipes;
 mod policy;
 mod private;
 mod ps;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::away::{self, Patience};
 use super::client::Agent;
 use super::error::{CliError, say};
 use super::private::{self, PrivateAgent};
@@ -10,7 +11,7 @@ use super::signals::Signals;
 use super::stream::{self, Ending};
 use super::what::{Prepared, Upload, What};
 use super::wishes::{self, Wishes};
-use super::{Context, output};
+use super::{Context, creation, output};
 use crate::agent::NodeStatus;
 use crate::amount;
 use crate::control::api::{CreateBody, StopBody};
@@ -77,7 +78,9 @@ impl Run {
             found = find_agent(context, self.engine, self.keep) => found?,
         };
         let (agent, private) = found;
-        let job = Job { agent: &agent, kernel: body.kernel, keep: self.keep };
+        // A private agent ends with this command, and its kernels with it: there is nothing to wait for.
+        let patience = if private.is_some() { Patience::None } else { away::LEASE };
+        let job = Job { agent: &agent, kernel: body.kernel, keep: self.keep, patience };
         let status = job.run(&body, &uploads, request, &mut signals).await;
         // Ends the private agent and waits for it, whatever has happened.
         drop(private);
@@ -128,6 +131,7 @@ struct Job<'a> {
     agent: &'a Agent,
     kernel: KernelId,
     keep: bool,
+    patience: Patience,
 }
 
 impl Job<'_> {
@@ -145,7 +149,8 @@ impl Job<'_> {
         };
         let (ending, name) = match made {
             Ok(Ok(kernel)) => {
-                let run = stream::run(self.agent, &KernelRef::Id(self.kernel), request, signals).await;
+                let whose = KernelRef::Id(self.kernel);
+                let run = stream::run(self.agent, &whose, request, signals, self.patience).await;
                 (run, Some(kernel.name))
             }
             Ok(Err(error)) => (Err(error), None),
@@ -175,7 +180,7 @@ impl Job<'_> {
 
     /// Makes the kernel and brings the files.
     async fn make(&self, body: &CreateBody, uploads: &[Upload]) -> Result<KernelView, CliError> {
-        let kernel = self.agent.create(body, tell).await?;
+        let kernel = creation::create(self.agent, body, tell, self.patience).await?;
         for file in uploads {
             self.agent.upload(kernel.id, file).await?;
         }

@@ -49,6 +49,9 @@ pub use flow::{Limits, OutputReceiver};
 pub use handle::{Handle, RouteThread, RunControl, start};
 pub use inbox::Counters;
 
+/// Why runs are detached when the agent stops; they go on in their kernels.
+pub const AGENT_STOPPED: &str = "agent-stopped";
+
 /// How the routing thread works. The default is what `serve` uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {

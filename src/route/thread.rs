@@ -21,15 +21,13 @@ use super::machine::{Effect, Input};
 use super::reports::Reports;
 use super::sockets::{Contexts, Link, LinkDir, Pair};
 use super::timers::Timers;
-use super::{Config, RouteError, RunRequest};
+use super::{AGENT_STOPPED, Config, RouteError, RunRequest};
 use crate::ids::KernelId;
 
 /// The inbox's eventfd. Kernels have two tokens each, from 0.
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Longest sleep: the thread shows that it lives at least this often (design, invariant 6).
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
-/// What runs are told when the agent stops.
-const STOPPED: &str = "agent-stopped";
 
 /// The state of the thread.
 pub(super) struct Task {
@@ -304,7 +302,7 @@ impl Task {
     fn stop(mut self) {
         let kernels: Vec<_> = self.slots.iter().flatten().map(|slot| slot.kernel).collect();
         for kernel in kernels {
-            drop(self.detach(kernel, STOPPED));
+            drop(self.detach(kernel, AGENT_STOPPED));
         }
     }
 }
