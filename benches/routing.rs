@@ -56,7 +56,7 @@ fn runner(context: &zmq::Context, dir: &Path, bytes: usize) -> JoinHandle<()> {
         running: None,
         tasks_done: 0,
         last: None,
-        dropped_bytes: 0,
+        ..Status::default()
     };
     let payload = vec![0; bytes];
     std::thread::spawn(move || {

@@ -3,8 +3,9 @@
 //! Shared by both programs so that there is one place for it. Implements contracts: kernel §1.2–1.6 and
 //! the extensions of design §5, which the reference does not know and ignores:
 //!
-//! * ops [`Op::Argv`], [`Op::Stdin`], [`Op::StdinEof`] and the message [`MessageType::StdinCredit`];
-//! * the extra keys of [`Status`].
+//! * ops [`Op::Argv`], [`Op::Stdin`], [`Op::StdinEof`], [`Op::Run`] and the message
+//!   [`MessageType::StdinCredit`];
+//! * a payload of `status`, and the extra keys of [`Status`].
 //!
 //! Every message in either direction is exactly two frames: `[type: ASCII][payload]`. There is no I/O
 //! here: these are the words, not the wire.
@@ -17,15 +18,34 @@
 //! `waiting-input` (query). The agent may have at most [`STDIN_WINDOW`] bytes unacknowledged;
 //! the runner acknowledges with `stdin-credit` (decimal count of bytes) as it hands them to the task,
 //! or drops them because the task has ended.
+//!
+//! # An agent that comes back
+//!
+//! `run` names the task sent next (its payload is the run's id) and takes back what was announced for a
+//! task that was never sent, so it goes before an announcement of standard input. The reply to `status`
+//! then says which run the task under way belongs to, how much it wrote and was given, and how the last
+//! [`RECENT_TASKS`] ended. All messages of a runner are in one order, so an agent that comes back can tell
+//! from the first reply whose the output before it was, and how many bytes the agent before it took along.
+//! The payload of `status` comes back in [`Status::question`]: replies to an earlier agent, which may
+//! still be waiting, are told apart from one's own.
 
 use serde::{Deserialize, Serialize};
 
 mod status;
 
-pub use status::{LastTask, Status, StatusError};
+pub use status::{EndedTask, LastTask, Status, StatusError};
 
-/// Version of the extensions, in [`Status::protocol`]. A runner without the key is the reference's.
-pub const PROTOCOL: u32 = 1;
+/// Version of the extensions, in [`Status::protocol`]. A runner without the key is the reference's; version
+/// 1 knows no [`Op::Run`].
+pub const PROTOCOL: u32 = 2;
+/// From this [`Status::protocol`] on a runner knows [`Op::Run`].
+pub const PROTOCOL_WITH_RUNS: u32 = 2;
+
+/// Ended tasks that a runner remembers in [`Status::recent`].
+pub const RECENT_TASKS: usize = 16;
+
+/// Longest payload of `status` that a runner gives back, and longest run id that it keeps.
+pub const WORD_MAX: usize = 64;
 
 /// Socket file in the link directory that the agent's PUSH binds: agent to runner.
 pub const SOCKET_IN: &str = "in";
@@ -84,7 +104,7 @@ macro_rules! words {
 words! {
     /// What the agent asks of a runner (contracts: kernel §1.3).
     Op {
-        /// Report [`Status`]. Empty payload.
+        /// Report [`Status`]. The reference's agent sends an empty payload, and its runner reads none.
         Status = "status",
         /// Clean step of a batch run: empty skips, `*` guesses, else a shell command.
         Clean = "clean",
@@ -116,6 +136,8 @@ words! {
         Stdin = "stdin",
         /// End of standard input. Extension.
         StdinEof = "stdin-eof",
+        /// The id of the task sent next, see the crate documentation. Extension.
+        Run = "run",
     }
 }
 

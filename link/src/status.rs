@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What a runner says of itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Seconds by the container's CLOCK_MONOTONIC at which the runner's `main` began.
     pub started_at: f64,
@@ -33,6 +33,24 @@ pub struct Status {
     /// Bytes of output that were dropped because nobody took them.
     #[serde(default)]
     pub dropped_bytes: u64,
+    /// Payload of the question that this answers.
+    #[serde(default)]
+    pub question: Option<String>,
+    /// Id of the task that runs now, when it has one.
+    #[serde(default)]
+    pub run: Option<String>,
+    /// Bytes of console output of that task that were queued before this reply, from its start.
+    #[serde(default)]
+    pub output_bytes: u64,
+    /// Bytes of standard input that came for that task.
+    #[serde(default)]
+    pub stdin_bytes: u64,
+    /// Those of them that it has not taken yet, and that will be acknowledged.
+    #[serde(default)]
+    pub stdin_held: u64,
+    /// The last [`crate::RECENT_TASKS`] tasks that ended with `finished`, oldest first.
+    #[serde(default)]
+    pub recent: Vec<EndedTask>,
 }
 
 /// How a task ended.
@@ -42,6 +60,24 @@ pub struct LastTask {
     pub op: String,
     /// Its exit code.
     pub exit_code: i32,
+}
+
+/// A task that ended with `finished`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EndedTask {
+    /// Its id, when it had one.
+    #[serde(default)]
+    pub run: Option<String>,
+    /// Its op.
+    pub op: String,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// Bytes of console output that it wrote.
+    #[serde(default)]
+    pub output_bytes: u64,
+    /// Seconds by the clock of [`Status::started_at`].
+    #[serde(default)]
+    pub ended_at: Option<f64>,
 }
 
 /// A payload that is no [`Status`].
@@ -91,6 +127,18 @@ mod tests {
             tasks_done: 3,
             last: Some(LastTask { op: "exec".into(), exit_code: -9 }),
             dropped_bytes: 0,
+            question: Some("7".into()),
+            run: Some("r4".into()),
+            output_bytes: 12,
+            stdin_bytes: 34,
+            stdin_held: 5,
+            recent: vec![EndedTask {
+                run: Some("r3".into()),
+                op: "exec".into(),
+                exit_code: -9,
+                output_bytes: 6,
+                ended_at: Some(1.25),
+            }],
         };
         assert_eq!(Status::decode(&status.encode()).unwrap(), status);
     }

@@ -4,11 +4,11 @@
 
 ENGINE_DIR='' ENGINE_PID='' ENGINE_IMAGE=berth-acceptance/busybox:private
 
-# private_engine [FLAG..]: starts dockerd with folders of its own.
+# private_engine [FLAG..]: starts dockerd with folders of its own, and in a network namespace of its own:
+# with `--bridge none` it removes the docker0 of whoever shares its namespace.
 private_engine() {
-    : >"$ENGINE_DIR/empty.json"
     printf '{}\n' >"$ENGINE_DIR/empty.json"
-    dockerd --config-file "$ENGINE_DIR/empty.json" --data-root "$ENGINE_DIR/data" --exec-root "$ENGINE_DIR/exec" \
+    unshare --net -- dockerd --config-file "$ENGINE_DIR/empty.json" --data-root "$ENGINE_DIR/data" --exec-root "$ENGINE_DIR/exec" \
         --pidfile "$ENGINE_DIR/pid" --host "unix://$ENGINE_DIR/docker.sock" --bridge none --iptables=false \
         --storage-driver vfs "$@" >>"$ENGINE_DIR/log" 2>&1 </dev/null &
     ENGINE_PID=$!
@@ -45,8 +45,8 @@ phase_is() { [ "$(berth inspect "$1" -o json | get phase)" = "$2" ]; }
 
 engine_faults() {
     local pid frozen=${BERTH_FREEZE_S:-60} began took container
-    if ! is_root || ! command -v dockerd >/dev/null || [ ! -x /bin/busybox ]; then
-        result skip "an engine of our own" "needs root, dockerd and busybox-static"
+    if ! is_root || ! unshare --net true 2>/dev/null || ! command -v dockerd >/dev/null || [ ! -x /bin/busybox ]; then
+        result skip "an engine of our own" "needs root, network namespaces, dockerd and busybox-static"
         return
     fi
     ENGINE_DIR=$(mktemp -d /var/tmp/berth-engine.XXXXXX)

@@ -309,12 +309,16 @@ async fn refusal(response: Response<Incoming>) -> CliError {
 }
 
 fn failed(error: &hyper::Error) -> CliError {
-    if error.is_incomplete_message() || error.is_closed() {
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return lost();
     }
     let mut message = format!("the agent could not be asked: {error}");
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        if let Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) = kind {
+            return lost();
+        }
         message += &format!(": {cause}");
         source = cause.source();
     }
@@ -323,7 +327,9 @@ fn failed(error: &hyper::Error) -> CliError {
 
 /// The agent went away in the middle of it.
 pub(super) fn lost() -> CliError {
-    CliError::new("the connection to the agent was lost").with_hint("`berth status` says whether it is back")
+    CliError::new("the connection to the agent was lost")
+        .with_code("agent-lost")
+        .with_hint("`berth status` says whether it is back")
 }
 
 pub(super) fn not_understood(error: &serde_json::Error) -> CliError {

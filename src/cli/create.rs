@@ -1,10 +1,10 @@
 //! `berth create`: a kernel that stays.
 
-use super::Context;
 use super::error::CliError;
 use super::output::{Output, amount_of, decisions};
 use super::run::make;
 use super::wishes::Wishes;
+use super::{Context, away};
 use crate::amount::format_bytes;
 use crate::kernel::Rehearsal;
 
@@ -34,7 +34,7 @@ impl Create {
             let rehearsal: Rehearsal = context.agent.post("/v1/dry-run", Some(&body)).await?;
             return self.output.print(&rehearsal, text);
         }
-        let kernel = make(&context.agent, &body).await?;
+        let kernel = make(&context.agent, &body, away::LEASE).await?;
         for line in &kernel.not_enforced {
             super::error::say(line);
         }

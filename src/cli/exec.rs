@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::Context;
 use super::error::CliError;
 use super::signals::Signals;
 use super::stream;
 use super::what::{Prepared, What};
 use super::wishes;
+use super::{Context, away};
 use crate::ids::{KernelRef, RunId};
 use crate::route::RunRequest;
 
@@ -25,7 +25,8 @@ Examples:
   tar c src | berth exec k1 -- tar x      standard input is passed on
 
 Runs of one kernel happen one after another. Ctrl-C interrupts the program, a second one leaves
-it; the kernel stays. Exit codes are those of `berth run`."
+it; the kernel stays. When the agent goes away the program runs on, and this command waits for the
+agent's return, 30 seconds at most. Exit codes are those of `berth run`."
 )]
 pub(super) struct Exec {
     /// Name or id of the kernel
@@ -52,6 +53,7 @@ impl Exec {
             context.agent.upload(kernel, file).await?;
         }
         let mut signals = Signals::listen()?;
-        stream::run(&context.agent, &KernelRef::Id(kernel), request, &mut signals).await?.status()
+        let kernel = KernelRef::Id(kernel);
+        stream::run(&context.agent, &kernel, request, &mut signals, away::LEASE).await?.status()
     }
 }

@@ -6,9 +6,9 @@ use super::output::{Output, age, decisions};
 use super::ps::{holds, state};
 use crate::amount::format_bytes;
 use crate::ids::KernelRef;
-use crate::kernel::KernelView;
+use crate::kernel::{KernelView, RunState, RunView};
 
-/// Show a kernel, its container, and which policy decided what about it
+/// Show a kernel, its container, its last runs, and which policy decided what about it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -59,7 +59,31 @@ fn text(kernel: &KernelView) -> String {
     for sentence in &kernel.not_enforced {
         line("not enforced", sentence.clone());
     }
-    text + "decisions\n" + &decisions(&kernel.decisions)
+    text + &runs(&kernel.runs) + "decisions\n" + &decisions(&kernel.decisions)
+}
+
+fn runs(runs: &[RunView]) -> String {
+    let mut text = String::new();
+    for run in runs {
+        let mut how = match (run.state, run.exit_code) {
+            (RunState::Running, _) => "running".to_owned(),
+            (RunState::Finished, Some(code)) if code < 0 => format!("killed by signal {}", -i64::from(code)),
+            (RunState::Finished, Some(code)) => format!("exit code {code}"),
+            (RunState::Finished, None) => "ended".to_owned(),
+            (RunState::TimedOut, _) => "ended by its timeout".to_owned(),
+            (RunState::Cancelled, _) => "given up".to_owned(),
+            (RunState::RunnerRestarted, _) => "lost with its runner".to_owned(),
+            (RunState::Detached, _) => "lost with its kernel".to_owned(),
+        };
+        if run.lost_bytes > 0 {
+            how += &format!(", {} bytes of its output were lost", run.lost_bytes);
+        }
+        if let Some(ended_at_ms) = run.ended_at_ms {
+            how += &format!(", {} ago", age(ended_at_ms));
+        }
+        text += &format!("  {}  {how}\n", run.run);
+    }
+    if text.is_empty() { text } else { format!("runs\n{text}") }
 }
 
 #[cfg(test)]
@@ -120,6 +144,22 @@ mod tests {
             not_enforced: vec!["memory is not limited".to_owned()],
             leased: true,
             work_dir: "/var/lib/berth/scratch/k1/work".into(),
+            runs: [
+                (RunState::Finished, Some(3), 0, Some(u64::MAX)),
+                (RunState::Finished, Some(-9), 70, Some(u64::MAX)),
+                (RunState::Cancelled, None, 0, Some(u64::MAX)),
+                (RunState::Running, None, 0, None),
+            ]
+            .into_iter()
+            .enumerate()
+            .map(|(at, (state, exit_code, lost_bytes, ended_at_ms))| RunView {
+                run: format!("r{at}").parse().unwrap(),
+                state,
+                exit_code,
+                lost_bytes,
+                ended_at_ms,
+            })
+            .collect(),
         };
         insta::assert_snapshot!(text(&kernel));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::away::{self, Patience};
 use super::client::Agent;
 use super::error::{CliError, say};
 use super::layers::Engine;
@@ -13,7 +14,7 @@ use super::signals::Signals;
 use super::stream::{self, Ending};
 use super::what::{Prepared, Upload, What};
 use super::wishes::{self, Wishes};
-use super::{Context, output};
+use super::{Context, creation, output};
 use crate::agent::NodeStatus;
 use crate::amount;
 use crate::control::api::{CreateBody, StopBody};
@@ -82,7 +83,9 @@ impl Run {
             found = find_agent(context, self.engine, self.keep) => found?,
         };
         let (agent, private) = found;
-        let job = Job { agent: &agent, kernel: body.kernel, keep: self.keep };
+        // A private agent ends with this command, and its kernels with it: there is nothing to wait for.
+        let patience = if private.is_some() { Patience::None } else { away::LEASE };
+        let job = Job { agent: &agent, kernel: body.kernel, keep: self.keep, patience };
         let status = job.run(&body, &uploads, request, &mut signals).await;
         // Ends the private agent and waits for it, whatever has happened.
         drop(private);
@@ -133,6 +136,7 @@ struct Job<'a> {
     agent: &'a Agent,
     kernel: KernelId,
     keep: bool,
+    patience: Patience,
 }
 
 impl Job<'_> {
@@ -150,7 +154,8 @@ impl Job<'_> {
         };
         let (ending, name) = match made {
             Ok(Ok(kernel)) => {
-                let run = stream::run(self.agent, &KernelRef::Id(self.kernel), request, signals).await;
+                let whose = KernelRef::Id(self.kernel);
+                let run = stream::run(self.agent, &whose, request, signals, self.patience).await;
                 (run, Some(kernel.name))
             }
             Ok(Err(error)) => (Err(error), None),
@@ -180,7 +185,7 @@ impl Job<'_> {
 
     /// Makes the kernel and brings the files.
     async fn make(&self, body: &CreateBody, uploads: &[Upload]) -> Result<KernelView, CliError> {
-        let kernel = make(self.agent, body).await?;
+        let kernel = make(self.agent, body, self.patience).await?;
         for file in uploads {
             self.agent.upload(kernel.id, file).await?;
         }
@@ -241,9 +246,14 @@ fn explain_kill(view: &KernelView) -> Option<String> {
 }
 
 /// Makes a kernel and says what it waits for, when it waits for long.
-pub(super) async fn make(agent: &Agent, body: &CreateBody) -> Result<KernelView, CliError> {
+pub(super) async fn make(
+    agent: &Agent,
+    body: &CreateBody,
+    patience: Patience,
+) -> Result<KernelView, CliError> {
     let (heard, mut notes) = mpsc::unbounded_channel();
-    let create = agent.create(body, |_, note| drop(heard.send(note.map(str::to_owned))));
+    let note = |_, note: Option<&str>| drop(heard.send(note.map(str::to_owned)));
+    let create = creation::create(agent, body, note, patience);
     tokio::pin!(create);
     let mut note: Option<String> = None;
     let mut since = Instant::now();

@@ -1,34 +1,35 @@
 //! One run as its user sees it: standard input in, output out as it comes, Ctrl-C interrupts.
 //!
-//! Reading standard input and writing the output block, so each has a thread; this task moves frames
-//! between them and the agent. Output is acknowledged when it has been written, so a slow terminal (or a
-//! pager) slows the program down and nothing piles up here. Standard input is read only as far as the
-//! program's runner has room for it, and not before the run has started.
+//! This task moves frames between the agent and the threads of [`super::pipes`]. Output is acknowledged when
+//! it has been written, so a slow terminal (or a pager) slows the program down and nothing piles up here.
+//! Standard input is read only as far as the program's runner has room for it, and not before the run has
+//! started; what was not acknowledged is kept, so that it can be sent again.
+//!
+//! When the agent goes away the program runs on. The agent is waited for, and the run goes on from the bytes
+//! that have come; what was lost in between is said where it is missing.
 
-use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::thread;
+use std::collections::VecDeque;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper_util::rt::TokioIo;
-use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::away::{self, Patience, Wait, over};
 use super::client::{Agent, lost};
 use super::error::{CliError, say};
+use super::pipes::{READ_MAX, Reader, Target, Writer, start_reader, start_writer};
 use super::signals::{Asked, Signals};
 use crate::control::stream::{
-    ClientCodec, ClientFrame, FrameError, OUTPUT_WINDOW, Open, ServerFrame, Signal,
+    ClientCodec, ClientFrame, FrameError, OUTPUT_WINDOW, Open, Resumed, ServerFrame, Signal,
 };
 use crate::ids::KernelRef;
-use crate::route::{RunEnd, RunRequest};
-
-/// At most so much standard input is read at once.
-const READ_MAX: usize = 64 * 1024;
+use crate::route::{AGENT_STOPPED, Resume, RunEnd, RunRequest};
 
 /// How a run ended for its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,124 +49,332 @@ pub(super) async fn run(
     kernel: &KernelRef,
     request: RunRequest,
     signals: &mut Signals,
+    patience: Patience,
 ) -> Result<Ending, CliError> {
-    let connection = TokioIo::new(agent.open_stream(kernel).await?);
-    converse(connection, request, signals, start_reader()?, start_writer()?).await
+    let talk = Talk::new(request, start_reader()?, start_writer()?);
+    let connect = |again| async move {
+        if again && let Some(why) = agent.kernel(kernel).await?.termination {
+            // It ended while nobody could tell us.
+            let message = format!("the kernel went away: {}", why.message.unwrap_or(why.reason));
+            return Err(CliError::new(message).with_code("kernel-gone"));
+        }
+        agent.open_stream(kernel).await.map(TokioIo::new)
+    };
+    talk.stay(connect, patience, signals).await
 }
 
-/// The threads' ends, so that a test can hold the others.
-struct Reader {
-    ask: std::sync::mpsc::Sender<usize>,
-    /// Empty: the end.
-    got: mpsc::UnboundedReceiver<Bytes>,
+/// How a connection ended.
+enum Turn {
+    Ended(Ending),
+    /// The agent went away, or cannot give us our run back yet.
+    Away(CliError),
 }
 
-struct Writer {
-    put: std::sync::mpsc::Sender<(Target, Bytes)>,
-    /// Bytes written out.
-    done: mpsc::UnboundedReceiver<io::Result<u64>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Target {
-    Stdout,
-    Stderr,
-}
-
-async fn converse<C>(
-    connection: C,
+/// What outlives a connection.
+struct Talk {
     request: RunRequest,
-    signals: &mut Signals,
-    mut stdin: Reader,
+    stdin: Reader,
+    /// The reader has been asked and has not answered.
+    asked: bool,
+    /// More may be read.
+    stdin_open: bool,
+    /// How much more may be sent.
+    stdin_left: usize,
+    sent: Sent,
     writer: Writer,
-) -> Result<Ending, CliError>
-where
-    C: AsyncRead + AsyncWrite + Send + 'static,
-{
-    let (read, write) = tokio::io::split(connection);
-    let mut frames = FramedRead::new(read, ClientCodec::default());
-    // A task of its own, so that we go on reading whatever the agent does: neither side can wait for the
-    // other. What queues up here is bounded by the credit for standard input.
-    let (to_agent, outgoing) = mpsc::unbounded_channel();
-    let mut sender = tokio::spawn(send_all(outgoing, write));
-    let say_to_agent = |frame| drop(to_agent.send(frame));
+    /// Output that came and is not written out yet.
+    unwritten: u64,
+    /// Console bytes of the run that came or were said to be lost.
+    received: u64,
+    /// When the run started, and the runner that began it.
+    started: Option<(Instant, Option<String>)>,
+    /// A connection was there.
+    opened: bool,
+    /// The agent is away.
+    wait: Option<Wait>,
+}
 
-    let Writer { put, mut done } = writer;
-    let mut stdin_open = request.stdin;
-    let (mut started, mut asked) = (false, false);
-    let mut stdin_left = berth_link::STDIN_WINDOW;
-    let mut owed = 0;
-    say_to_agent(ClientFrame::Open(Open { request, credit: OUTPUT_WINDOW }));
-
-    let ending = loop {
-        if started && stdin_open && !asked && stdin_left > 0 {
-            asked = stdin.ask.send(stdin_left.min(READ_MAX)).is_ok();
-        }
-        // Every branch is cancel-safe. Signals first, then what has been written: it lets the program go on.
-        tokio::select! {
-            biased;
-            signal = signals.next() => match signal {
-                Asked::Interrupt => say_to_agent(ClientFrame::Signal(Signal::Interrupt)),
-                Asked::Stop { exit } => break Ok(Ending::Stopped { exit }),
-            },
-            Some(written) = done.recv() => {
-                match written {
-                    Ok(bytes) => owed += bytes,
-                    Err(error) => break Err(CliError::output(&error)),
-                }
-                if owed >= OUTPUT_WINDOW / 8 {
-                    say_to_agent(ClientFrame::Credit(std::mem::take(&mut owed)));
-                }
-            }
-            Some(data) = stdin.got.recv(), if asked => {
-                asked = false;
-                stdin_left = stdin_left.saturating_sub(data.len());
-                stdin_open = !data.is_empty();
-                say_to_agent(if stdin_open { ClientFrame::Stdin(data) } else { ClientFrame::StdinEof });
-            }
-            frame = frames.next() => match frame.ok_or_else(lost)?.map_err(|error| broken(&error))? {
-                ServerFrame::Started => started = true,
-                ServerFrame::Stdout(data) => drop(put.send((Target::Stdout, data))),
-                ServerFrame::Stderr(data) => drop(put.send((Target::Stderr, data))),
-                ServerFrame::Media(data) => {
-                    say(&format!("a result of {} bytes cannot be shown here: {}", data.len(), media_type(&data)));
-                    say_to_agent(ClientFrame::Credit(data.len() as u64));
-                }
-                ServerFrame::WaitingInput { .. } => {
-                    say("the program waits for a line of input, which this kernel's runner does not take from here");
-                }
-                ServerFrame::StdinCredit(bytes) => {
-                    stdin_left = stdin_left.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX));
-                }
-                ServerFrame::Lost(0) => say("some of the output was lost here"),
-                ServerFrame::Lost(bytes) => say(&format!("{bytes} bytes of output were lost here")),
-                ServerFrame::Exit(end) => break Ok(Ending::Run(end)),
-                ServerFrame::Error(error) => return Err(error.into()),
-            },
-        }
-    };
-
-    let Ok(Ending::Run(end)) = ending else {
-        // Nobody sees any more what the program does, so it should end, and not wait for us.
-        say_to_agent(ClientFrame::Signal(Signal::Interrupt));
-        say_to_agent(ClientFrame::Signal(Signal::Cancel));
-        drop(to_agent);
-        // The agent need not take it: hanging up says the same, later.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), &mut sender).await;
-        return ending;
-    };
-    // The end has been told; what came before it must still be written out.
-    drop(put);
-    loop {
-        tokio::select! {
-            biased;
-            exit = signals.stop() => return Ok(Ending::Stopped { exit }),
-            written = done.recv() => match written {
-                Some(written) => drop(written.map_err(|error| CliError::output(&error))?),
-                None => return Ok(Ending::Run(end)),
-            },
+impl Talk {
+    fn new(request: RunRequest, stdin: Reader, writer: Writer) -> Self {
+        Self {
+            stdin_open: request.stdin,
+            request,
+            stdin,
+            asked: false,
+            stdin_left: berth_link::STDIN_WINDOW,
+            sent: Sent::default(),
+            writer,
+            unwritten: 0,
+            received: 0,
+            started: None,
+            opened: false,
+            wait: None,
         }
     }
+
+    /// From connection to connection until the run has ended.
+    async fn stay<C, F>(
+        mut self,
+        connect: impl Fn(bool) -> F,
+        patience: Patience,
+        signals: &mut Signals,
+    ) -> Result<Ending, CliError>
+    where
+        C: AsyncRead + AsyncWrite + Send + 'static,
+        F: Future<Output = Result<C, CliError>>,
+    {
+        loop {
+            let waits = self.wait.is_some();
+            let opened = tokio::select! {
+                biased;
+                exit = signals.stop(), if waits => return Ok(Ending::Stopped { exit }),
+                opened = connect(waits) => opened,
+                error = over(self.wait) => return Err(error),
+            };
+            let turn = match opened {
+                Ok(connection) => self.converse(connection, signals).await?,
+                Err(error) if away::went_away(&error) => Turn::Away(error),
+                // Nobody listens; that may change when somebody did before.
+                Err(error) if waits && error.code == "no-agent" => Turn::Away(error),
+                Err(error) => return Err(error),
+            };
+            match turn {
+                Turn::Ended(Ending::Run(end)) => return self.write_out(end, signals).await,
+                Turn::Ended(stopped) => return Ok(stopped),
+                Turn::Away(error) => {
+                    let Patience::For(patience) = patience else { return Err(error) };
+                    if let Some(ending) = self.pause(patience, signals).await? {
+                        return Ok(ending);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Between two looks for the agent; how it ended when the user does not want to wait.
+    async fn pause(&mut self, patience: Duration, signals: &mut Signals) -> Result<Option<Ending>, CliError> {
+        let wait = *self.wait.get_or_insert_with(|| {
+            say("the agent is away; the program runs on, waiting for it");
+            Wait::new(patience)
+        });
+        let again = wait.again();
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                biased;
+                exit = signals.stop() => return Ok(Some(Ending::Stopped { exit })),
+                // A reader of ours that went away is no reason to wait on.
+                Some(written) = self.writer.done.recv() => {
+                    self.unwritten -= written.map_err(|error| CliError::output(&error))?.min(self.unwritten);
+                }
+                waited = &mut again => return waited.map(|()| None),
+            }
+        }
+    }
+
+    /// The first frame of a connection.
+    fn open(&mut self) -> ClientFrame {
+        let resume = self.opened.then(|| Resume {
+            received_bytes: self.received,
+            incarnation: self.started.as_ref().and_then(|(_, incarnation)| incarnation.clone()),
+        });
+        self.opened = true;
+        let mut request = self.request.clone();
+        if let (Some(timeout), Some((since, _))) = (&mut request.timeout, &self.started) {
+            // An agent that is new does not know when it began. At least something, for none is no limit.
+            *timeout = timeout.saturating_sub(since.elapsed()).max(Duration::from_millis(1));
+        }
+        // What is not written out yet is acknowledged in the new connection.
+        let credit = OUTPUT_WINDOW.saturating_sub(self.unwritten);
+        ClientFrame::Open(Open { request, credit, resume })
+    }
+
+    /// One connection.
+    async fn converse<C>(&mut self, connection: C, signals: &mut Signals) -> Result<Turn, CliError>
+    where
+        C: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (read, write) = tokio::io::split(connection);
+        let mut frames = FramedRead::new(read, ClientCodec::default());
+        // A task of its own, so that we go on reading whatever the agent does: neither side can wait for the
+        // other. What queues up here is bounded by the credit for standard input.
+        let (to_agent, outgoing) = mpsc::unbounded_channel();
+        let mut sender = AbortOnDropHandle::new(tokio::spawn(send_all(outgoing, write)));
+        let say_to_agent = |frame| drop(to_agent.send(frame));
+
+        let (mut started, mut owed) = (false, 0);
+        let again = self.opened;
+        say_to_agent(self.open());
+
+        let ending = loop {
+            if started && self.stdin_open && !self.asked && self.stdin_left > 0 {
+                self.asked = self.stdin.ask.send(self.stdin_left.min(READ_MAX)).is_ok();
+            }
+            let wait = self.wait;
+            // Every branch is cancel-safe. Signals first, then what has been written: it lets the program
+            // go on.
+            tokio::select! {
+                biased;
+                signal = signals.next() => match signal {
+                    Asked::Interrupt => say_to_agent(ClientFrame::Signal(Signal::Interrupt)),
+                    Asked::Stop { exit } => break Ok(Turn::Ended(Ending::Stopped { exit })),
+                },
+                Some(written) = self.writer.done.recv() => {
+                    match written {
+                        Ok(bytes) => {
+                            owed += bytes;
+                            self.unwritten = self.unwritten.saturating_sub(bytes);
+                        }
+                        Err(error) => break Err(CliError::output(&error)),
+                    }
+                    if owed >= OUTPUT_WINDOW / 8 {
+                        say_to_agent(ClientFrame::Credit(std::mem::take(&mut owed)));
+                    }
+                }
+                Some(data) = self.stdin.got.recv(), if self.asked && started => {
+                    self.asked = false;
+                    self.stdin_open = !data.is_empty();
+                    self.stdin_left = self.stdin_left.saturating_sub(data.len());
+                    self.sent.keep(&data);
+                    let open = self.stdin_open;
+                    say_to_agent(if open { ClientFrame::Stdin(data) } else { ClientFrame::StdinEof });
+                }
+                frame = frames.next() => match frame.ok_or_else(lost).and_then(|f| f.map_err(|e| broken(&e))) {
+                    Ok(ServerFrame::Started { incarnation }) => {
+                        started = true;
+                        let since = self.started.take().map_or_else(Instant::now, |(since, _)| since);
+                        self.started = Some((since, incarnation));
+                    }
+                    Ok(ServerFrame::Resumed(resumed)) => {
+                        self.wait = None;
+                        self.send_again(resumed, say_to_agent);
+                    }
+                    Ok(ServerFrame::Stdout(data)) => self.write(Target::Stdout, data),
+                    Ok(ServerFrame::Stderr(data)) => self.write(Target::Stderr, data),
+                    Ok(ServerFrame::Media(data)) => {
+                        let (bytes, media) = (data.len(), media_type(&data));
+                        say(&format!("a result of {bytes} bytes cannot be shown here: {media}"));
+                        say_to_agent(ClientFrame::Credit(data.len() as u64));
+                    }
+                    Ok(ServerFrame::WaitingInput { .. }) => {
+                        say("the program waits for a line of input, which this kernel's runner does not take from here");
+                    }
+                    Ok(ServerFrame::StdinCredit(bytes)) => {
+                        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                        self.stdin_left = self.stdin_left.saturating_add(bytes);
+                        self.sent.forget(bytes);
+                    }
+                    Ok(ServerFrame::Lost(0)) => say("some of the output was lost here"),
+                    Ok(ServerFrame::Lost(bytes)) => {
+                        self.received = self.received.saturating_add(bytes);
+                        say(&format!("{bytes} bytes of output were lost here"));
+                    }
+                    Ok(ServerFrame::Exit(RunEnd::Detached { reason })) if reason == AGENT_STOPPED => {
+                        return Ok(Turn::Away(lost()));
+                    }
+                    Ok(ServerFrame::Exit(end)) => break Ok(Turn::Ended(Ending::Run(end))),
+                    Ok(ServerFrame::Error(error)) => {
+                        let error = CliError::from(error);
+                        let later = self.wait.is_some() && again && not_yet(&error);
+                        return if later || away::went_away(&error) { Ok(Turn::Away(error)) } else { Err(error) };
+                    }
+                    Err(error) if away::went_away(&error) => return Ok(Turn::Away(error)),
+                    Err(error) => return Err(error),
+                },
+                error = over(wait) => return Err(error),
+            }
+        };
+
+        if !matches!(ending, Ok(Turn::Ended(Ending::Run(_)))) {
+            // Nobody sees any more what the program does, so it should end, and not wait for us.
+            say_to_agent(ClientFrame::Signal(Signal::Interrupt));
+            say_to_agent(ClientFrame::Signal(Signal::Cancel));
+            drop(to_agent);
+            // The agent need not take it: hanging up says the same, later.
+            let _ = tokio::time::timeout(Duration::from_secs(1), &mut sender).await;
+        }
+        ending
+    }
+
+    fn write(&mut self, target: Target, data: Bytes) {
+        self.received += data.len() as u64;
+        self.unwritten += data.len() as u64;
+        // A writer that has ended has said why.
+        let _ = self.writer.put.send((target, data));
+    }
+
+    /// Standard input that did not arrive, and its end.
+    fn send_again(&mut self, resumed: Resumed, say_to_agent: impl Fn(ClientFrame)) {
+        self.sent.arrived(resumed.stdin_bytes);
+        let room = usize::try_from(resumed.stdin_room).unwrap_or(usize::MAX);
+        self.stdin_left = room.saturating_sub(self.sent.kept);
+        for data in &self.sent.parts {
+            say_to_agent(ClientFrame::Stdin(data.clone()));
+        }
+        if self.request.stdin && !self.stdin_open {
+            say_to_agent(ClientFrame::StdinEof);
+        }
+    }
+
+    /// The end has been told; what came before it must still be written out.
+    async fn write_out(self, end: RunEnd, signals: &mut Signals) -> Result<Ending, CliError> {
+        let Writer { put, mut done } = self.writer;
+        drop(put);
+        loop {
+            tokio::select! {
+                biased;
+                exit = signals.stop() => return Ok(Ending::Stopped { exit }),
+                written = done.recv() => match written {
+                    Some(written) => drop(written.map_err(|error| CliError::output(&error))?),
+                    None => return Ok(Ending::Run(end)),
+                },
+            }
+        }
+    }
+}
+
+/// Standard input that was sent and not acknowledged: at most [`berth_link::STDIN_WINDOW`] bytes.
+#[derive(Debug, Default)]
+struct Sent {
+    parts: VecDeque<Bytes>,
+    kept: usize,
+    /// Bytes from the start to the first of the parts.
+    at: u64,
+}
+
+impl Sent {
+    fn keep(&mut self, data: &Bytes) {
+        if !data.is_empty() {
+            self.kept += data.len();
+            self.parts.push_back(data.clone());
+        }
+    }
+
+    /// The first of them were acknowledged.
+    fn forget(&mut self, bytes: usize) {
+        let mut left = bytes.min(self.kept);
+        self.kept -= left;
+        self.at += left as u64;
+        while let Some(part) = self.parts.front_mut().filter(|_| left > 0) {
+            let now = left.min(part.len());
+            part.advance(now);
+            left -= now;
+            if part.is_empty() {
+                self.parts.pop_front();
+            }
+        }
+    }
+
+    /// So many bytes from the start are where they should be.
+    fn arrived(&mut self, bytes: u64) {
+        self.forget(usize::try_from(bytes.saturating_sub(self.at)).unwrap_or(usize::MAX));
+    }
+}
+
+/// Refusals of an agent that has come back and has not found its kernel yet, or still holds the connection
+/// that broke.
+fn not_yet(error: &CliError) -> bool {
+    matches!(error.code.as_str(), "run-exists" | "not-running" | "busy")
 }
 
 /// Sends until told to end or until the agent is gone; what that means is for the reading side to say.
@@ -190,84 +399,6 @@ fn broken(error: &FrameError) -> CliError {
 fn media_type(record: &[u8]) -> String {
     let record = serde_json::from_slice::<serde_json::Value>(record).unwrap_or_default();
     record["type"].as_str().unwrap_or("of an unknown type").to_owned()
-}
-
-/// Reads standard input, as much at once as it is asked for.
-fn start_reader() -> Result<Reader, CliError> {
-    let (ask, asked) = std::sync::mpsc::channel::<usize>();
-    let (give, got) = mpsc::unbounded_channel();
-    spawn("stdin", move || {
-        let input = io::stdin();
-        let mut buffer = vec![0; READ_MAX];
-        for most in asked {
-            let room = most.min(READ_MAX);
-            // A terminal that cannot be read (any more) has ended as well.
-            let count = read(input.as_fd(), &mut buffer[..room]).unwrap_or(0);
-            if give.send(Bytes::copy_from_slice(&buffer[..count])).is_err() || count == 0 {
-                return;
-            }
-        }
-    })?;
-    Ok(Reader { ask, got })
-}
-
-/// Writes output, both streams in one thread: what a program wrote first is shown first.
-fn start_writer() -> Result<Writer, CliError> {
-    let (put, queue) = std::sync::mpsc::channel::<(Target, Bytes)>();
-    let (tell, done) = mpsc::unbounded_channel();
-    spawn("output", move || {
-        let (stdout, stderr) = (io::stdout(), io::stderr());
-        for (target, data) in queue {
-            let fd = match target {
-                Target::Stdout => stdout.as_fd(),
-                Target::Stderr => stderr.as_fd(),
-            };
-            let written = write_all(fd, &data).map(|()| data.len() as u64);
-            let failed = written.is_err();
-            if tell.send(written).is_err() || failed {
-                return;
-            }
-        }
-    })?;
-    Ok(Writer { put, done })
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), CliError> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map(drop)
-        .map_err(|error| CliError::new(format!("a thread could not be started: {error}")))
-}
-
-/// Past the standard library's buffers; somebody else may have made the descriptor non-blocking.
-fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match rustix::io::read(fd, &mut *buffer) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait(fd, PollFlags::IN)?,
-            other => return Ok(other?),
-        }
-    }
-}
-
-fn write_all(fd: BorrowedFd<'_>, mut data: &[u8]) -> io::Result<()> {
-    while !data.is_empty() {
-        match rustix::io::write(fd, data) {
-            Ok(count) => data = &data[count..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait(fd, PollFlags::OUT)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-fn wait(fd: BorrowedFd<'_>, until: PollFlags) -> io::Result<()> {
-    match rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, until)], None) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 impl Ending {
@@ -308,137 +439,4 @@ fn exit_status(exit_code: i32) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio_util::codec::Framed;
-
-    use super::*;
-    use crate::control::stream::ServerCodec;
-    use crate::ids::RunId;
-    use crate::route::Task;
-
-    type Peer = Framed<tokio::io::DuplexStream, ServerCodec>;
-
-    struct Client {
-        agent: Peer,
-        /// What the reader was asked for, and the way to answer.
-        asked: std::sync::mpsc::Receiver<usize>,
-        give: mpsc::UnboundedSender<Bytes>,
-        written: std::sync::mpsc::Receiver<(Target, Bytes)>,
-        tell: mpsc::UnboundedSender<io::Result<u64>>,
-        run: tokio::task::JoinHandle<Result<Ending, CliError>>,
-    }
-
-    /// A client whose threads and agent are played by the test.
-    async fn client() -> Client {
-        let (ours, theirs) = tokio::io::duplex(1024);
-        let (ask, asked) = std::sync::mpsc::channel();
-        let (give, got) = mpsc::unbounded_channel();
-        let (put, written) = std::sync::mpsc::channel();
-        let (tell, done) = mpsc::unbounded_channel();
-        let request = RunRequest {
-            run: RunId::random(),
-            task: Task::Argv(vec!["cat".to_owned()]),
-            stdin: true,
-            timeout: None,
-        };
-        let run = tokio::spawn(async move {
-            let mut signals = Signals::listen()?;
-            converse(ours, request, &mut signals, Reader { ask, got }, Writer { put, done }).await
-        });
-        let mut agent = Peer::new(theirs, ServerCodec::default());
-        assert!(matches!(next(&mut agent).await, ClientFrame::Open(open) if open.credit == OUTPUT_WINDOW));
-        Client { agent, asked, give, written, tell, run }
-    }
-
-    async fn next(agent: &mut Peer) -> ClientFrame {
-        agent.next().await.unwrap().unwrap()
-    }
-
-    #[tokio::test]
-    async fn standard_input_is_read_only_after_the_start_and_only_as_far_as_there_is_credit() {
-        let mut client = client().await;
-        assert!(client.asked.try_recv().is_err(), "asked before the start");
-        client.agent.send(ServerFrame::Started).await.unwrap();
-        let window = berth_link::STDIN_WINDOW;
-        let mut taken = 0;
-        while taken < window {
-            // The request comes when the client has seen `started` or has sent what it had.
-            let most = loop {
-                match client.asked.try_recv() {
-                    Ok(most) => break most,
-                    Err(_) => tokio::task::yield_now().await,
-                }
-            };
-            let count = most.min(50_000);
-            client.give.send(Bytes::from(vec![b'x'; count])).unwrap();
-            assert!(matches!(next(&mut client.agent).await, ClientFrame::Stdin(data) if data.len() == count));
-            taken += count;
-        }
-        assert_eq!(taken, window);
-        client.agent.send(ServerFrame::StdinCredit(7)).await.unwrap();
-        let most = loop {
-            match client.asked.try_recv() {
-                Ok(most) => break most,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        assert_eq!(most, 7);
-        client.give.send(Bytes::new()).unwrap();
-        assert_eq!(next(&mut client.agent).await, ClientFrame::StdinEof);
-    }
-
-    #[tokio::test]
-    async fn output_is_acknowledged_when_it_has_been_written_and_written_before_the_end() {
-        let mut client = client().await;
-        let piece = Bytes::from(vec![0xff; usize::try_from(OUTPUT_WINDOW / 8).unwrap()]);
-        client.agent.send(ServerFrame::Stdout(piece.clone())).await.unwrap();
-        client.agent.send(ServerFrame::Stderr(Bytes::from_static(b"e"))).await.unwrap();
-        client.tell.send(Ok(piece.len() as u64)).unwrap();
-        assert_eq!(next(&mut client.agent).await, ClientFrame::Credit(piece.len() as u64));
-        client.agent.send(ServerFrame::Exit(RunEnd::Finished { exit_code: 3 })).await.unwrap();
-        // The writer's queue ends when the run does, and only then.
-        let written = tokio::task::spawn_blocking(move || client.written.iter().collect::<Vec<_>>());
-        assert_eq!(
-            written.await.unwrap(),
-            [(Target::Stdout, piece), (Target::Stderr, Bytes::from_static(b"e"))]
-        );
-        assert!(!client.run.is_finished(), "ended before everything was written");
-        client.tell.send(Ok(1)).unwrap();
-        drop(client.tell);
-        let ending = client.run.await.unwrap().unwrap();
-        assert_eq!(ending.status(), Ok(3));
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_went_away_ends_the_run_quietly() {
-        let mut client = client().await;
-        client.tell.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
-        assert_eq!(next(&mut client.agent).await, ClientFrame::Signal(Signal::Interrupt));
-        assert_eq!(next(&mut client.agent).await, ClientFrame::Signal(Signal::Cancel));
-        assert_eq!(client.run.await.unwrap().unwrap_err().code, "broken-pipe");
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_goes_away_is_said() {
-        let client = client().await;
-        drop(client.agent);
-        assert_eq!(client.run.await.unwrap().unwrap_err(), lost());
-    }
-
-    #[tokio::test]
-    async fn the_agents_refusal_is_passed_on() {
-        let mut client = client().await;
-        let error = crate::control::api::ErrorBody::new("busy", "too many requests wait; try again");
-        client.agent.send(ServerFrame::Error(error.clone())).await.unwrap();
-        assert_eq!(client.run.await.unwrap().unwrap_err(), error.into());
-    }
-
-    #[test]
-    fn a_status_is_the_programs_or_128_and_its_signal() {
-        for (exit_code, status) in
-            [(0, 0), (3, 3), (127, 127), (-9, 137), (-2, 130), (256, 0), (i32::MIN, 0xff)]
-        {
-            assert_eq!(exit_status(exit_code), status, "{exit_code}");
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! Takes frames from the client to the run and output from the run to the client, as fast as the client's
 //! credit allows. While there is no credit the run's output is not taken, so the kernel waits and nobody
-//! else does. When the client is lost the run is dropped, which tells the route.
+//! else does. When the client is lost the run is dropped, which tells the route, and the route keeps what was
+//! not taken for the client's return.
 
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::api::ErrorBody;
-use super::stream::{ClientFrame, Credit, FrameError, Open, ServerCodec, ServerFrame, Signal};
+use super::stream::{ClientFrame, Credit, FrameError, Open, Resumed, ServerCodec, ServerFrame, Signal};
 use crate::ids::KernelId;
-use crate::route::{self, Output, RouteError, RunControl};
+use crate::route::{self, Output, Rejoined, RouteError, RunControl, StreamRun};
 
 /// How long a client may take to say what it wants.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -35,8 +36,8 @@ pub(super) async fn serve<C>(
     let mut reader = FramedRead::new(read, ServerCodec::default());
     let mut writer = FramedWrite::new(write, ServerCodec::default());
 
-    let last = match begin(&mut reader, kernel, route).await {
-        Ok(Some((run, credit))) => converse(run, credit, &mut reader, &mut writer, stopping).await,
+    let last = match begin(&mut reader, kernel, route, stopping).await {
+        Ok(Some(begun)) => converse(begun, &mut reader, &mut writer, stopping).await,
         Ok(None) => return,
         Err(error) => Some(ServerFrame::Error(error)),
     };
@@ -52,18 +53,41 @@ pub(super) async fn serve<C>(
     let _ = tokio::time::timeout(CLOSE_WITHIN, hang_up).await;
 }
 
-/// Reads `open` and begins the run; none when the client left.
+/// What a conversation begins with.
+struct Begun {
+    run: StreamRun,
+    credit: Credit,
+    /// Of a client that came back: what it is told first, and whether its run has started.
+    resumed: Option<(Resumed, bool)>,
+}
+
+/// Reads `open` and begins the run, or takes it up again; none when the client left.
 async fn begin<R: AsyncRead + Unpin>(
     reader: &mut FramedRead<R, ServerCodec>,
     kernel: KernelId,
     route: &route::Handle,
-) -> Result<Option<(route::StreamRun, Credit)>, ErrorBody> {
+    stopping: &CancellationToken,
+) -> Result<Option<Begun>, ErrorBody> {
     let Ok(first) = tokio::time::timeout(OPEN_WITHIN, reader.next()).await else {
         return Err(bad_frame("no `open` came within 10 s"));
     };
     match first {
-        Some(Ok(ClientFrame::Open(Open { request, credit }))) => {
-            Ok(Some((route.run(kernel, request).await?, Credit::new(credit))))
+        Some(Ok(ClientFrame::Open(Open { request, credit, resume: None }))) => {
+            let run = route.run(kernel, request).await?;
+            Ok(Some(Begun { run, credit: Credit::new(credit), resumed: None }))
+        }
+        Some(Ok(ClientFrame::Open(Open { request, credit, resume: Some(resume) }))) => {
+            // Waits until the runner has answered, which one that is stuck does not.
+            let joined = tokio::select! {
+                biased;
+                () = stopping.cancelled() => return Err(agent_ends()),
+                joined = route.rejoin(kernel, request, resume) => joined?,
+                // It says nothing before it is told where to go on, unless it gives up.
+                _ = reader.next() => return Ok(None),
+            };
+            let Rejoined { run, stdin_bytes, stdin_room, started } = joined;
+            let resumed = Resumed { stdin_bytes, stdin_room: stdin_room as u64 };
+            Ok(Some(Begun { run, credit: Credit::new(credit), resumed: Some((resumed, started)) }))
         }
         Some(Ok(_)) => Err(bad_frame("the first frame must be `open`")),
         Some(Err(FrameError::Io(_))) | None => Ok(None),
@@ -71,10 +95,14 @@ async fn begin<R: AsyncRead + Unpin>(
     }
 }
 
+fn agent_ends() -> ErrorBody {
+    ErrorBody::new("stopping", "the agent is ending; the kernel runs on")
+        .with_hint("when it is back, `berth ps` shows the kernel")
+}
+
 /// The conversation after `open`. Returns the last frame, or none when the client is gone.
 async fn converse<R, W>(
-    mut run: route::StreamRun,
-    mut credit: Credit,
+    begun: Begun,
     reader: &mut FramedRead<R, ServerCodec>,
     writer: &mut FramedWrite<W, ServerCodec>,
     stopping: &CancellationToken,
@@ -83,8 +111,16 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let Begun { mut run, mut credit, resumed } = begun;
     // Standard input that the client may still send.
     let mut stdin_left = berth_link::STDIN_WINDOW as u64;
+    if let Some((resumed, started)) = resumed {
+        stdin_left = resumed.stdin_room;
+        writer.send(ServerFrame::Resumed(resumed)).await.ok()?;
+        if started {
+            writer.send(started_by(&run)).await.ok()?;
+        }
+    }
     // Output that was taken but could not be sent whole.
     let mut rest: Option<Output> = None;
     loop {
@@ -101,10 +137,7 @@ where
             // cancel-safe: a frame or a record is taken whole or not at all.
             biased;
             () = stopping.cancelled() => {
-                return Some(ServerFrame::Error(
-                    ErrorBody::new("stopping", "the agent is ending; the kernel runs on")
-                        .with_hint("when it is back, `berth ps` shows the kernel"),
-                ));
+                return Some(ServerFrame::Error(agent_ends()));
             }
             frame = reader.next() => {
                 let told = match frame? {
@@ -123,6 +156,7 @@ where
             }
             output = run.output.recv(), if credit.left() > 0 => match output {
                 Some(Output::Ended(end)) => return Some(ServerFrame::Exit(end)),
+                Some(Output::Started) => writer.send(started_by(&run)).await.ok()?,
                 Some(Output::StdinCredit(bytes)) => {
                     stdin_left = stdin_left.saturating_add(bytes);
                     writer.send(ServerFrame::StdinCredit(bytes)).await.ok()?;
@@ -132,6 +166,10 @@ where
             }
         }
     }
+}
+
+fn started_by(run: &StreamRun) -> ServerFrame {
+    ServerFrame::Started { incarnation: run.output.incarnation().map(str::to_owned) }
 }
 
 /// Hands what the client says to the run. A run that has ended meanwhile takes nothing any more: its end is
@@ -167,7 +205,8 @@ fn cut(output: Output, credit: &mut Credit) -> (ServerFrame, Option<Output>) {
         (now, Some(data).filter(|rest| !rest.is_empty()))
     };
     match output {
-        Output::Started => (ServerFrame::Started, None),
+        // Who began it is known to the caller only.
+        Output::Started => (ServerFrame::Started { incarnation: None }, None),
         Output::Stdout(data) => {
             let (now, rest) = split(data, credit);
             (ServerFrame::Stdout(now), rest.map(Output::Stdout))

@@ -6,13 +6,18 @@
 //! ```text
 //! client                                   agent
 //!   open {run request, credit}  ------->
-//!                               <-------   started
+//!                               <-------   started {incarnation of the runner}
 //!   stdin .. stdin-eof          ------->
 //!                               <-------   stdout | stderr | media | lost | stdin-credit
 //!   credit (bytes written out)  ------->
 //!   signal interrupt | cancel   ------->
 //!                               <-------   exit {how it ended}, or error {code, message, hint}
 //! ```
+//!
+//! A client whose connection broke, or whose agent went away, opens another with the same request and
+//! `resume`: what it has received and the incarnation it was told. The agent answers `resumed {stdin bytes
+//! that arrived, room for more}` first, then goes on as above, `lost` before what comes when something is
+//! missing. The client sends its standard input again from that offset, and its end. Credit starts anew.
 //!
 //! * Output: the agent sends at most as many bytes as the client gave credit for ([`OUTPUT_WINDOW`] at the
 //!   beginning, then what the client has written out). A media record is never cut: it goes as soon as any
@@ -26,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::api::ErrorBody;
-use crate::route::{RunEnd, RunRequest};
+use crate::route::{Resume, RunEnd, RunRequest};
 
 /// The name in the `Upgrade` header.
 pub const PROTOCOL: &str = "berth-stream/1";
@@ -47,6 +52,9 @@ pub struct Open {
     pub request: RunRequest,
     /// Output bytes that may be sent at once.
     pub credit: u64,
+    /// The client comes back to a run that it has opened before.
+    #[serde(default)]
+    pub resume: Option<Resume>,
 }
 
 /// What a client may do to its run.
@@ -79,7 +87,12 @@ pub enum ClientFrame {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerFrame {
     /// The run's turn has come.
-    Started,
+    Started {
+        /// The runner that began it, as it names itself.
+        incarnation: Option<String>,
+    },
+    /// The client has its run back; the first frame after an `open` with [`Open::resume`].
+    Resumed(Resumed),
     /// Raw bytes.
     Stdout(Bytes),
     /// Raw bytes.
@@ -99,6 +112,15 @@ pub enum ServerFrame {
     Exit(RunEnd),
     /// The agent refused or failed. Also an end.
     Error(ErrorBody),
+}
+
+/// Where standard input goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// Bytes of it that have arrived, from its start; `u64::MAX` when the run has ended.
+    pub stdin_bytes: u64,
+    /// Bytes of it that may be sent now.
+    pub stdin_room: u64,
 }
 
 /// Why bytes are no frame of this protocol.
@@ -149,6 +171,7 @@ const STDIN_CREDIT: u8 = 21;
 const LOST: u8 = 22;
 const EXIT: u8 = 23;
 const ERROR: u8 = 24;
+const RESUMED: u8 = 25;
 
 impl Frame for ClientFrame {
     fn into_parts(self) -> (u8, Bytes) {
@@ -185,7 +208,8 @@ impl Frame for ClientFrame {
 impl Frame for ServerFrame {
     fn into_parts(self) -> (u8, Bytes) {
         match self {
-            Self::Started => (STARTED, Bytes::new()),
+            Self::Started { incarnation } => (STARTED, incarnation.unwrap_or_default().into()),
+            Self::Resumed(resumed) => (RESUMED, json(&resumed)),
             Self::Stdout(data) => (STDOUT, data),
             Self::Stderr(data) => (STDERR, data),
             Self::Media(data) => (MEDIA, data),
@@ -201,7 +225,12 @@ impl Frame for ServerFrame {
 
     fn from_parts(kind: u8, payload: Bytes) -> Result<Self, FrameError> {
         Ok(match kind {
-            STARTED => Self::Started,
+            STARTED => {
+                let incarnation =
+                    String::from_utf8(payload.into()).map_err(|_| FrameError::Malformed("started"))?;
+                Self::Started { incarnation: Some(incarnation).filter(|word| !word.is_empty()) }
+            }
+            RESUMED => Self::Resumed(read_json(&payload, "resumed")?),
             STDOUT => Self::Stdout(payload),
             STDERR => Self::Stderr(payload),
             MEDIA => Self::Media(payload),
@@ -353,11 +382,12 @@ mod tests {
             proptest::collection::vec(any::<String>(), 0..4).prop_map(Task::Argv),
         ];
         prop_oneof![
-            (task, any::<bool>(), any::<Option<u32>>(), any::<u64>()).prop_map(
-                |(task, stdin, ms, credit)| {
+            (task, any::<bool>(), any::<Option<u32>>(), any::<u64>(), any::<Option<u64>>()).prop_map(
+                |(task, stdin, ms, credit, received)| {
                     let timeout = ms.map(|ms| Duration::from_millis(ms.into()));
                     let request = RunRequest { run: crate::ids::RunId::random(), task, stdin, timeout };
-                    ClientFrame::Open(Open { request, credit })
+                    let resume = received.map(|received_bytes| Resume { received_bytes, incarnation: None });
+                    ClientFrame::Open(Open { request, credit, resume })
                 }
             ),
             bytes().prop_map(ClientFrame::Stdin),
@@ -378,7 +408,11 @@ mod tests {
             any::<String>().prop_map(|reason| RunEnd::Detached { reason }),
         ];
         prop_oneof![
-            Just(ServerFrame::Started),
+            proptest::option::of("[a-z0-9]{1,9}")
+                .prop_map(|incarnation| ServerFrame::Started { incarnation }),
+            (any::<u64>(), any::<u64>()).prop_map(|(stdin_bytes, stdin_room)| {
+                ServerFrame::Resumed(Resumed { stdin_bytes, stdin_room })
+            }),
             bytes().prop_map(ServerFrame::Stdout),
             bytes().prop_map(ServerFrame::Stderr),
             bytes().prop_map(ServerFrame::Media),

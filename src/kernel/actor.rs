@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::record::KernelRecord;
+use super::runs;
 use super::shared::{Shared, now_ms};
 use super::state::{Effect, Input, Notice, State, Step, failed};
 use super::steps::{self, ChosenImage, Outcome, StepError, StepResult};
@@ -222,6 +223,7 @@ impl Actor {
         match report {
             Report::Answered(status) => {
                 failpoint::reach("answered");
+                self.view.send_if_modified(|view| runs::told(&mut view.runs, &status, now_ms()));
                 if !std::mem::replace(&mut self.answered, true) {
                     self.view.send_modify(|view| {
                         view.ready_at_ms.get_or_insert_with(now_ms);
@@ -242,6 +244,12 @@ impl Actor {
             }
             Report::RunEnded { run, end } => {
                 info!(kernel = %self.request.kernel, %run, ?end, "a run has ended");
+                self.view.send_modify(|view| runs::ended(&mut view.runs, run, &end, now_ms()));
+                None
+            }
+            Report::OutputLost { run, bytes } => {
+                info!(kernel = %self.request.kernel, %run, bytes, "output of a run was lost");
+                self.view.send_modify(|view| runs::lost(&mut view.runs, run, bytes));
                 None
             }
         }

@@ -19,6 +19,7 @@ pub mod reconcile;
 mod record;
 mod registry;
 mod rehearsal;
+mod runs;
 mod shared;
 mod state;
 mod steps;
@@ -26,6 +27,7 @@ mod steps;
 pub use record::KernelRecord;
 pub use registry::Kernels;
 pub use rehearsal::{EditBy, Rehearsal};
+pub use runs::{RunState, RunView};
 pub use shared::{Settings, Shared, now_ms};
 
 /// A kernel to be made.
@@ -138,6 +140,9 @@ pub struct KernelView {
     pub leased: bool,
     /// Its work folder on this host.
     pub work_dir: PathBuf,
+    /// Its last runs, oldest first.
+    #[serde(default)]
+    pub runs: Vec<RunView>,
 }
 
 /// What a creation says while it goes on.

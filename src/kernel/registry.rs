@@ -85,6 +85,7 @@ impl Kernels {
             not_enforced: self.inner.shared.engine_info.not_enforced.clone(),
             leased: request.leased,
             work_dir: self.inner.shared.scratch.folders(request.kernel).work,
+            runs: Vec::new(),
         };
         if let Err(error) = self.launch(request, view, Origin::Created(progress.clone())) {
             // The channel is new and has room.

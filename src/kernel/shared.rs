@@ -181,6 +181,9 @@ impl From<route::RouteError> for KernelError {
             }
             RouteError::Blocked(_) => ("blocked", Some("read the output of that run, or cancel it")),
             RouteError::RunExists(_) => ("run-exists", None),
+            RouteError::RunForgotten(_) => {
+                ("run-forgotten", Some("make the kernel anew, then its runs survive the agent"))
+            }
             RouteError::Busy => ("busy", None),
             RouteError::Bind { .. } | RouteError::Start { .. } => ("link-failed", None),
             RouteError::Closed => ("stopping", Some("the agent is ending; start it again")),

@@ -2,20 +2,22 @@
 //! waits to be sent. Carries out what the machine asks for.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_link::Op;
 use bytes::Bytes;
 
-use super::flow::Outlet;
-use super::inbox::{Inbox, Reply};
+use super::flow::{self, Outlet, Tap};
+use super::inbox::{Inbox, Joined, Rejoin, Reply};
 use super::keepalive::{Answer, Keepalive};
-use super::machine::{self, Effect, Input, Machine};
+use super::machine::{self, Effect, Input, Machine, Place};
+use super::parked::Parked;
 use super::reports::Reports;
 use super::sockets::{LinkDir, Pair, Received, payload};
 use super::timers::{Key, Timers};
 use super::wire::{self, Meaning};
-use super::{Config, Output, Report, RouteError, RunEnd, RunRequest, RunnerStatus};
+use super::{Config, Output, Report, Resume, RouteError, RunEnd, RunRequest, RunnerStatus};
 use crate::ids::{KernelId, RunId};
 
 /// Messages read from one kernel before the others have their turn (design §3).
@@ -45,6 +47,8 @@ pub(super) struct Due {
 #[derive(Debug, Clone)]
 pub(super) enum What {
     Run(RunId, machine::Timer),
+    /// Nobody came for a run's output.
+    Unclaimed,
     Keepalive,
     Reports,
 }
@@ -54,7 +58,7 @@ pub(super) struct Context<'a> {
     pub(super) now: Instant,
     pub(super) timers: &'a mut Timers<Due>,
     pub(super) effects: &'a mut Vec<Effect>,
-    pub(super) inbox: &'a Inbox,
+    pub(super) inbox: &'a Arc<Inbox>,
     pub(super) config: &'a Config,
 }
 
@@ -77,6 +81,10 @@ pub(super) struct Attachment {
     machine: Machine,
     /// Of the runs that have not ended, in the order of their turns.
     outlets: VecDeque<(RunId, Outlet)>,
+    /// Output without a client.
+    parked: Parked,
+    /// Clients that came back before the runner's first answer.
+    rejoining: Vec<Rejoin>,
     outbox: VecDeque<(Op, Bytes)>,
     outbox_bytes: usize,
     /// Whether the runner was connected when last looked.
@@ -88,7 +96,7 @@ pub(super) struct Attachment {
     keepalive_timer: Option<Key>,
     reports: Reports,
     reports_timer: Option<Key>,
-    run_timers: Vec<(RunId, Key)>,
+    run_timers: Vec<(RunId, machine::Timer, Key)>,
     pings: Vec<Reply<RunnerStatus>>,
 }
 
@@ -105,8 +113,10 @@ impl Attachment {
             slot,
             pair,
             dir,
-            machine: Machine::new(),
+            machine: Machine::new(cx.config.lost_client),
             outlets: VecDeque::new(),
+            parked: Parked::default(),
+            rejoining: Vec::new(),
             outbox: VecDeque::new(),
             outbox_bytes: 0,
             connected: false,
@@ -131,9 +141,12 @@ impl Attachment {
     /// Ends every run and gives back what is to be closed.
     pub(super) fn end(mut self, reason: &str, cx: &mut Context<'_>) -> (Pair, LinkDir) {
         self.step(Input::Detach { reason: reason.to_owned() }, cx);
-        let timers = self.keepalive_timer.into_iter().chain(self.reports_timer);
-        for key in timers.chain(self.run_timers.iter().map(|(_, key)| *key)) {
+        let timers = self.keepalive_timer.into_iter().chain(self.reports_timer).chain(self.parked.timers());
+        for key in timers.chain(self.run_timers.iter().map(|(_, _, key)| *key)) {
             cx.timers.disarm(key);
+        }
+        for Rejoin { kernel, reply, .. } in self.rejoining.drain(..) {
+            let _ = reply.send(Err(RouteError::NotAttached(kernel)));
         }
         (self.pair, self.dir)
     }
@@ -154,6 +167,87 @@ impl Attachment {
         self.outlets.push_back((request.run.clone(), outlet));
         self.step(Input::Submit(request), cx);
         Ok(())
+    }
+
+    /// Gives a run back to its client, or begins it when it was never sent.
+    pub(super) fn rejoin(&mut self, rejoin: Rejoin, cx: &mut Context<'_>) {
+        let Rejoin { request, resume, .. } = &rejoin;
+        let place = self.machine.place(&request.run, resume);
+        if place == Place::Unsettled {
+            // A caller that no longer waits has dropped its end.
+            self.rejoining.retain(|rejoin| !rejoin.reply.is_closed());
+            if self.rejoining.len() >= MAX_WAITING {
+                let _ = rejoin.reply.send(Err(RouteError::Busy));
+            } else {
+                self.rejoining.push(rejoin);
+            }
+            return;
+        }
+        let Rejoin { request, resume, reply, .. } = rejoin;
+        // A caller that has gone meanwhile drops the output, and with it the run is its lost client's again.
+        let _ = reply.send(self.join(request, &resume, place, cx));
+    }
+
+    fn join(
+        &mut self,
+        request: RunRequest,
+        resume: &Resume,
+        place: Place,
+        cx: &mut Context<'_>,
+    ) -> Result<Joined, RouteError> {
+        let run = request.run.clone();
+        let (end, output_bytes) = match place {
+            Place::Current { stdin_bytes, stdin_room } => {
+                // Without output here it is another connection's.
+                let Some(tap) = self.unpark(&run, cx) else { return Err(RouteError::RunExists(run)) };
+                self.step(Input::ClientBack { run: run.clone(), timeout: request.timeout }, cx);
+                let output = self.rewound(run, tap, resume, cx).into();
+                return Ok(Joined { output, stdin_bytes, stdin_room, started: true });
+            }
+            Place::Never => {
+                let (outlet, tap) = flow::stream(cx.inbox, self.kernel, &run, 0);
+                self.submit(request, outlet, cx)?;
+                let stdin_room = berth_link::STDIN_WINDOW;
+                return Ok(Joined { output: tap.into(), stdin_bytes: 0, stdin_room, started: false });
+            }
+            Place::Waiting | Place::Unsettled => return Err(RouteError::RunExists(run)),
+            Place::Unsure => return Err(RouteError::RunForgotten(run)),
+            Place::Restarted => (RunEnd::RunnerRestarted, resume.received_bytes),
+            Place::Ended { end, output_bytes } => (end, output_bytes),
+        };
+        let tap = match self.unpark(&run, cx) {
+            Some(tap) => tap,
+            // Its end is all that is left of it.
+            None => {
+                let (mut outlet, tap) = flow::stream(cx.inbox, self.kernel, &run, output_bytes);
+                outlet.push(Output::Ended(end));
+                tap
+            }
+        };
+        let output = self.rewound(run, tap, resume, cx).into();
+        Ok(Joined { output, stdin_bytes: u64::MAX, stdin_room: berth_link::STDIN_WINDOW, started: true })
+    }
+
+    fn unpark(&mut self, run: &RunId, cx: &mut Context<'_>) -> Option<Tap> {
+        let (tap, timer) = self.parked.take(run)?;
+        if let Some(key) = timer {
+            cx.timers.disarm(key);
+        }
+        Some(tap)
+    }
+
+    /// Marks what the client misses before what is left.
+    fn rewound(&mut self, run: RunId, mut tap: Tap, resume: &Resume, cx: &mut Context<'_>) -> Tap {
+        let bytes = tap.rewind(resume.received_bytes);
+        if bytes > 0 {
+            self.report(Some(Report::OutputLost { run, bytes }), cx);
+        }
+        tap
+    }
+
+    fn park(&mut self, run: RunId, tap: Tap, cx: &mut Context<'_>) {
+        let timer = self.arm(What::Unclaimed, cx.config.lost_client, cx);
+        self.parked.put(run, tap, timer);
     }
 
     /// Sends standard input, within the run's window.
@@ -187,22 +281,29 @@ impl Attachment {
         }
     }
 
-    /// The receiver of that stream is gone.
-    pub(super) fn client_gone(&mut self, stream: u64, cx: &mut Context<'_>) {
-        let gone = self.outlets.iter().find(|(_, outlet)| outlet.stream_id() == stream);
-        if let Some((run, _)) = gone {
-            let run = run.clone();
-            self.step(Input::ClientGone { run }, cx);
-        }
+    /// A client has gone, and may come back for what is left in its end of the stream.
+    pub(super) fn client_gone(&mut self, tap: Tap, cx: &mut Context<'_>) {
+        let outlet = self.outlets.iter().find(|(_, outlet)| outlet.stream_id() == tap.stream_id());
+        let run = match outlet {
+            Some((run, _)) => run.clone(),
+            // It had ended meanwhile. Who cancelled it does not come back.
+            None => match self.machine.end_of(tap.run()) {
+                None | Some(RunEnd::Cancelled) => return,
+                Some(_) => tap.run().clone(),
+            },
+        };
+        self.park(run.clone(), tap, cx);
+        self.step(Input::ClientGone { run }, cx);
     }
 
     /// A timer of this kernel has fired.
     pub(super) fn due(&mut self, key: Key, what: What, cx: &mut Context<'_>) {
         match what {
             What::Run(run, timer) => {
-                self.run_timers.retain(|(_, armed)| *armed != key);
+                self.run_timers.retain(|(_, _, armed)| *armed != key);
                 self.step(Input::Timer { run, timer }, cx);
             }
+            What::Unclaimed => self.parked.due(key),
             What::Reports => {
                 self.reports_timer = None;
                 self.report(None, cx);
@@ -289,12 +390,15 @@ impl Attachment {
         }
         self.report(Some(Report::Answered(status)), cx);
         self.arm_keepalive(cx);
+        for rejoin in std::mem::take(&mut self.rejoining) {
+            self.rejoin(rejoin, cx);
+        }
     }
 
     fn ask(&mut self, by_timer: bool, cx: &mut Context<'_>) {
-        self.keepalive.ask(cx.now, monotonic_seconds(), by_timer);
+        let question = self.keepalive.ask(cx.now, monotonic_seconds(), by_timer);
         if !self.outbox.iter().any(|(op, _)| *op == Op::Status) {
-            self.queue(Op::Status, Bytes::new());
+            self.queue(Op::Status, question.into());
         }
         self.arm_keepalive(cx);
     }
@@ -331,14 +435,26 @@ impl Attachment {
             match effect {
                 Effect::Emit(output) => {
                     if let Some((_, outlet)) = self.outlets.front_mut() {
+                        if output == Output::Started {
+                            outlet.begin(self.machine.incarnation());
+                        }
                         outlet.push(output);
                     }
+                }
+                Effect::Adopt { run, at } => {
+                    let (mut outlet, tap) = flow::stream(cx.inbox, self.kernel, &run, at);
+                    outlet.begin(self.machine.incarnation());
+                    self.outlets.push_front((run.clone(), outlet));
+                    self.park(run, tap, cx);
                 }
                 Effect::Send(op, payload) => self.queue(op, payload),
                 Effect::Ended { run, end } => self.ended(run, end, cx),
                 Effect::Arm { run, timer, after } => {
                     let key = self.arm(What::Run(run.clone(), timer), after, cx);
-                    self.run_timers.extend(key.map(|key| (run, key)));
+                    self.run_timers.extend(key.map(|key| (run, timer, key)));
+                }
+                Effect::Disarm { run, timer } => {
+                    self.disarm(cx, |of, armed| *of == run && armed == timer);
                 }
                 Effect::Stray => {
                     tracing::debug!(kernel = %self.kernel, "output that belongs to no run is dropped");
@@ -350,13 +466,11 @@ impl Attachment {
     }
 
     fn ended(&mut self, run: RunId, end: RunEnd, cx: &mut Context<'_>) {
-        self.run_timers.retain(|(of, key)| {
-            let keep = *of != run;
-            if !keep {
-                cx.timers.disarm(*key);
-            }
-            keep
-        });
+        self.disarm(cx, |of, _| *of == run);
+        if end == RunEnd::Cancelled {
+            // Nobody wants the rest.
+            drop(self.unpark(&run, cx));
+        }
         if let Some(at) = self.outlets.iter().position(|(of, _)| *of == run)
             && let Some((_, mut outlet)) = self.outlets.remove(at)
         {
@@ -364,6 +478,16 @@ impl Attachment {
             outlet.push(Output::Ended(end.clone()));
         }
         self.report(Some(Report::RunEnded { run, end }), cx);
+    }
+
+    fn disarm(&mut self, cx: &mut Context<'_>, which: impl Fn(&RunId, machine::Timer) -> bool) {
+        self.run_timers.retain(|(of, timer, key)| {
+            let disarmed = which(of, *timer);
+            if disarmed {
+                cx.timers.disarm(*key);
+            }
+            !disarmed
+        });
     }
 
     fn queue(&mut self, op: Op, payload: Bytes) {

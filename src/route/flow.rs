@@ -4,21 +4,22 @@
 //! What is buffered is counted in bytes, per run and for the node. The route asks [`Outlet::has_room`]
 //! before it reads a kernel's socket; without room the socket is left unread, libzmq's queue fills, the
 //! runner blocks, and with it the program that writes. [`OutputReceiver`] gives the bytes back as the
-//! client takes records, and calls the route when a paused run has half its room again.
+//! client takes records, and calls the route when a paused run has half its room again. A client that goes
+//! away gives its end, the [`Tap`], back to the route, which keeps it for a while ([`super::parked`]).
 //!
 //! The room of one run is what the node has left, at most its own limit. So many slow readers share the
 //! node's memory, the last byte of it is never taken, and nobody has to be woken for somebody else. A
 //! run that buffers nothing may always take one record: the sum exceeds the limits by at most one
 //! record per run.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
 use super::Output;
 use super::inbox::{Inbox, Request};
-use crate::ids::KernelId;
+use crate::ids::{KernelId, RunId};
 
 /// What a record costs beside its payload: its place in the queue and its allocation.
 const RECORD_OVERHEAD: usize = 128;
@@ -46,7 +47,7 @@ pub(super) enum Outlet {
     Stream(Stream),
 }
 
-/// The route's end of a [`OutputReceiver`].
+/// The route's end of a run's output.
 #[derive(Debug)]
 pub(super) struct Stream {
     sender: mpsc::UnboundedSender<Vec<Output>>,
@@ -57,33 +58,38 @@ pub(super) struct Stream {
 
 #[derive(Debug)]
 struct Flow {
-    /// Names this stream in [`Request::ClientGone`]; run ids may be used again.
+    /// Names this stream; run ids may be used again.
     stream: u64,
     kernel: KernelId,
+    run: RunId,
     buffered: AtomicUsize,
     /// Not 0: the route waits until less than this is buffered.
     resume_below: AtomicUsize,
     limits: Limits,
+    /// The runner that began the run.
+    incarnation: OnceLock<String>,
     inbox: Arc<Inbox>,
 }
 
-/// A stream for a run of `kernel`.
-pub(super) fn stream(inbox: &Arc<Inbox>, kernel: KernelId) -> (Outlet, OutputReceiver) {
+/// A stream for a `run` of `kernel` that begins `at` so many console bytes of its output.
+pub(super) fn stream(inbox: &Arc<Inbox>, kernel: KernelId, run: &RunId, at: u64) -> (Outlet, Tap) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let flow = Arc::new(Flow {
         stream: inbox.next_stream(),
         kernel,
+        run: run.clone(),
         buffered: AtomicUsize::new(0),
         resume_below: AtomicUsize::new(0),
         limits: inbox.limits(),
+        incarnation: OnceLock::new(),
         inbox: Arc::clone(inbox),
     });
     let outlet = Outlet::Stream(Stream { sender, batch: Vec::new(), flow: Arc::clone(&flow) });
-    (outlet, OutputReceiver { receiver, ready: Vec::new().into_iter(), flow, ended: false })
+    (outlet, Tap { receiver, ready: Vec::new().into_iter(), flow, position: at, ended: false })
 }
 
 impl Outlet {
-    /// Names the outlet's client in [`Request::ClientGone`].
+    /// Names this stream, as [`Tap::stream_id`] does.
     pub(super) fn stream_id(&self) -> u64 {
         let Self::Stream(stream) = self;
         stream.flow.stream
@@ -113,12 +119,18 @@ impl Outlet {
         true
     }
 
+    /// Says which runner began the run; before its [`Output::Started`].
+    pub(super) fn begin(&mut self, incarnation: Option<&str>) {
+        let Self::Stream(stream) = self;
+        if let Some(incarnation) = incarnation {
+            stream.flow.incarnation.get_or_init(|| incarnation.to_owned());
+        }
+    }
+
     /// Adds a record to this turn's batch.
     pub(super) fn push(&mut self, output: Output) {
         let Self::Stream(stream) = self;
-        let cost = cost(&output);
-        let run = stream.flow.buffered.fetch_add(cost, Ordering::SeqCst) + cost;
-        stream.flow.inbox.buffer(cost, run);
+        stream.flow.buffer(cost(&output));
         stream.batch.push(output);
     }
 
@@ -148,6 +160,12 @@ impl Drop for Stream {
 }
 
 impl Flow {
+    /// On the routing thread only.
+    fn buffer(&self, bytes: usize) {
+        let run = self.buffered.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.inbox.buffer(bytes, run);
+    }
+
     fn give_back(&self, bytes: usize) {
         let left = self.buffered.fetch_sub(bytes, Ordering::SeqCst) - bytes;
         self.inbox.unbuffer(bytes);
@@ -167,20 +185,42 @@ fn cost(output: &Output) -> usize {
     }
 }
 
-/// The output of a run, in order, [`Output::Ended`] last. Taking a record gives its room back to the
-/// routing thread; while nobody takes any, the program in the kernel waits. Dropping it says that the
-/// client is gone.
+/// The client's end of a run's output. Dropping it gives what is left in it back to nobody.
 #[derive(Debug)]
-pub struct OutputReceiver {
+pub(super) struct Tap {
     receiver: mpsc::UnboundedReceiver<Vec<Output>>,
     ready: std::vec::IntoIter<Output>,
     flow: Arc<Flow>,
+    /// Console bytes of the run before the next record; what is marked as lost counts as if it had come.
+    position: u64,
     ended: bool,
 }
 
-impl OutputReceiver {
-    /// The next record; none after the end (or when the routing thread has ended). Cancel-safe.
-    pub async fn recv(&mut self) -> Option<Output> {
+impl Tap {
+    /// Names this stream; run ids may be used again.
+    pub(super) fn stream_id(&self) -> u64 {
+        self.flow.stream
+    }
+
+    /// Whose output it is.
+    pub(super) fn run(&self) -> &RunId {
+        &self.flow.run
+    }
+
+    /// Prepares it for a client that has `received` so many console bytes, and says how many are missing in
+    /// between; they are marked. On the routing thread only.
+    pub(super) fn rewind(&mut self, received: u64) -> u64 {
+        let lost = self.position.saturating_sub(received);
+        if lost > 0 {
+            self.position = received;
+            let mark = Output::Lost(lost);
+            self.flow.buffer(cost(&mark));
+            self.ready = std::iter::once(mark).chain(self.ready.by_ref()).collect::<Vec<_>>().into_iter();
+        }
+        lost
+    }
+
+    async fn recv(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.ready.next() {
                 return Some(self.taken(output));
@@ -189,8 +229,7 @@ impl OutputReceiver {
         }
     }
 
-    /// The next record if there is one now.
-    pub fn try_recv(&mut self) -> Option<Output> {
+    fn try_recv(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.ready.next() {
                 return Some(self.taken(output));
@@ -199,14 +238,12 @@ impl OutputReceiver {
         }
     }
 
-    /// Bytes buffered for this run now, with a fixed cost for each record.
-    #[must_use]
-    pub fn buffered_bytes(&self) -> usize {
-        self.flow.buffered.load(Ordering::Relaxed)
-    }
-
     fn taken(&mut self, output: Output) -> Output {
-        self.ended |= matches!(output, Output::Ended(_));
+        match &output {
+            Output::Ended(_) => self.ended = true,
+            Output::Lost(bytes) => self.position = self.position.saturating_add(*bytes),
+            other => self.position += other.console_bytes(),
+        }
         match cost(&output) {
             0 => {}
             bytes => self.flow.give_back(bytes),
@@ -215,13 +252,57 @@ impl OutputReceiver {
     }
 }
 
-impl Drop for OutputReceiver {
+impl Drop for Tap {
     fn drop(&mut self) {
         self.receiver.close();
         while self.try_recv().is_some() {}
-        if !self.ended {
-            let Flow { stream, kernel, inbox, .. } = &*self.flow;
-            inbox.push_always(Request::ClientGone { kernel: *kernel, stream: *stream });
+    }
+}
+
+/// The output of a run, in order, [`Output::Ended`] last. Taking a record gives its room back to the
+/// routing thread; while nobody takes any, the program in the kernel waits. Dropping it says that the
+/// client is gone; what it has not taken waits for it on the routing thread.
+#[derive(Debug)]
+pub struct OutputReceiver {
+    /// There until this is dropped.
+    tap: Option<Tap>,
+}
+
+impl From<Tap> for OutputReceiver {
+    fn from(tap: Tap) -> Self {
+        Self { tap: Some(tap) }
+    }
+}
+
+impl OutputReceiver {
+    /// The next record; none after the end (or when the routing thread has ended). Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Output> {
+        self.tap.as_mut()?.recv().await
+    }
+
+    /// The next record if there is one now.
+    pub fn try_recv(&mut self) -> Option<Output> {
+        self.tap.as_mut()?.try_recv()
+    }
+
+    /// Bytes buffered for this run now, with a fixed cost for each record.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.tap.as_ref().map_or(0, |tap| tap.flow.buffered.load(Ordering::Relaxed))
+    }
+
+    /// The runner that began the run, as it names itself; none before [`Output::Started`].
+    #[must_use]
+    pub fn incarnation(&self) -> Option<&str> {
+        self.tap.as_ref()?.flow.incarnation.get().map(String::as_str)
+    }
+}
+
+impl Drop for OutputReceiver {
+    fn drop(&mut self) {
+        if let Some(tap) = self.tap.take().filter(|tap| !tap.ended) {
+            let flow = Arc::clone(&tap.flow);
+            flow.inbox.push_always(Request::ClientGone { kernel: flow.kernel, tap });
         }
     }
 }

@@ -10,9 +10,12 @@ use mio::{Poll, Waker};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 
-use super::inbox::{Feed, Inbox, Reply, Request};
+use super::inbox::{Feed, Inbox, Joined, Rejoin, Reply, Request};
 use super::thread::{Task, WAKE};
-use super::{Attach, Config, Counters, RouteError, RunRequest, RunnerStatus, StreamRun, flow, sockets};
+use super::{
+    Attach, Config, Counters, Rejoined, Resume, RouteError, RunRequest, RunnerStatus, StreamRun, flow,
+    sockets,
+};
 use crate::ids::{KernelId, RunId};
 
 /// Descriptors of one kernel: its directory, two listeners, two connections, two mailboxes, one spare.
@@ -147,9 +150,31 @@ impl Handle {
     /// [`RouteError::NotAttached`]; [`RouteError::RunExists`]; [`RouteError::Busy`] when 128 runs wait.
     pub async fn run(&self, kernel: KernelId, request: RunRequest) -> Result<StreamRun, RouteError> {
         let run = request.run.clone();
-        let (outlet, output) = flow::stream(&self.inbox, kernel);
+        let (outlet, tap) = flow::stream(&self.inbox, kernel, &run, 0);
+        // In this form from the beginning: a caller that gives up drops it, and the run is cancelled.
+        let output = tap.into();
         self.ask(|reply| Request::Run { kernel, request, outlet, reply }).await?;
         Ok(StreamRun { output, control: RunControl { handle: self.clone(), kernel, run } })
+    }
+
+    /// Takes a run up again whose client was away, or whose agent was: one that runs or has ended goes on
+    /// where the client left it, one that was never sent is queued. Waits for the runner's first answer.
+    ///
+    /// # Errors
+    /// As [`Self::run`]: [`RouteError::RunExists`] while another connection of its client has it; and
+    /// [`RouteError::RunForgotten`].
+    pub async fn rejoin(
+        &self,
+        kernel: KernelId,
+        request: RunRequest,
+        resume: Resume,
+    ) -> Result<Rejoined, RouteError> {
+        let run = request.run.clone();
+        let joined =
+            self.ask(|reply| Request::Rejoin(Box::new(Rejoin { kernel, request, resume, reply }))).await?;
+        let Joined { output, stdin_bytes, stdin_room, started } = joined;
+        let run = StreamRun { output, control: RunControl { handle: self.clone(), kernel, run } };
+        Ok(Rejoined { run, stdin_bytes, stdin_room, started })
     }
 
     /// Interrupts what runs in the kernel (op `interrupt`), also a task whose run has ended here.

@@ -10,9 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::flow::{Limits, Outlet};
+use super::flow::{Limits, Outlet, OutputReceiver, Tap};
 use super::sockets::{Link, LinkDir};
-use super::{Report, RouteError, RunRequest, RunnerStatus};
+use super::{Report, Resume, RouteError, RunRequest, RunnerStatus};
 use crate::ids::{KernelId, RunId};
 
 /// Requests that may wait; beyond that callers are told [`RouteError::Busy`].
@@ -42,6 +42,8 @@ pub(super) enum Request {
         outlet: Outlet,
         reply: Reply<()>,
     },
+    /// The client of a run is back; answered when the runner has said what it knows.
+    Rejoin(Box<Rejoin>),
     Ping {
         kernel: KernelId,
         reply: Reply<RunnerStatus>,
@@ -62,16 +64,35 @@ pub(super) enum Request {
         feed: Feed,
         reply: Reply<()>,
     },
-    /// The receiver of that stream was dropped.
+    /// A client has gone; its end of the stream comes back.
     ClientGone {
         kernel: KernelId,
-        stream: u64,
+        tap: Tap,
     },
     /// A run of the kernel has room again.
     Resume {
         kernel: KernelId,
     },
     Stop,
+}
+
+/// A client that is back.
+#[derive(Debug)]
+pub(super) struct Rejoin {
+    pub(super) kernel: KernelId,
+    /// As it was asked for, with what is left of its time.
+    pub(super) request: RunRequest,
+    pub(super) resume: Resume,
+    pub(super) reply: Reply<Joined>,
+}
+
+/// What it gets.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) output: OutputReceiver,
+    pub(super) stdin_bytes: u64,
+    pub(super) stdin_room: usize,
+    pub(super) started: bool,
 }
 
 /// What a client gives its run.

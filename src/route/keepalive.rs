@@ -1,7 +1,8 @@
 //! When a runner is asked for its `status`, and what an answer is worth.
 //!
 //! At most one question is open per kernel; callers who ask meanwhile share its answer, so no answer
-//! reaches the wrong caller (contracts: kernel §1.6). Pure: the clocks are arguments.
+//! reaches the wrong caller (contracts: kernel §1.6). Each question carries a word that our runner gives
+//! back, so that answers to an earlier agent are known as such. Pure: the clocks are arguments.
 
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,13 @@ struct Asked {
     by_timer: bool,
 }
 
+impl Asked {
+    /// The clock goes on from agent to agent, so no two questions have the same.
+    fn word(&self) -> String {
+        format!("{:016x}", self.clock.to_bits())
+    }
+}
+
 /// What an answer is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -45,10 +53,12 @@ impl Keepalive {
         Self { asked: None, heard: now, stale: 0 }
     }
 
-    /// A question is on its way; asking again keeps the first one's time.
-    pub(super) fn ask(&mut self, now: Instant, clock: f64, by_timer: bool) {
+    /// A question is on its way; the answer gives back its word. Asking again keeps the first one's time
+    /// and word.
+    pub(super) fn ask(&mut self, now: Instant, clock: f64, by_timer: bool) -> String {
         let asked = self.asked.get_or_insert(Asked { at: now, clock, by_timer });
         asked.by_timer |= by_timer;
+        asked.word()
     }
 
     /// For how long the open question has waited.
@@ -64,9 +74,12 @@ impl Keepalive {
     /// Takes an answer.
     pub(super) fn answered(&mut self, now: Instant, status: &RunnerStatus) -> Answer {
         self.heard = now;
-        let answers = |asked: Asked| status.replied_at.is_none_or(|at| at >= asked.clock);
-        if !self.asked.is_some_and(answers) && self.stale < STALE_ANSWERS {
-            self.stale += 1;
+        let answers = |asked: Asked| match &status.question {
+            Some(question) => *question == asked.word(),
+            None => status.replied_at.is_none_or(|at| at >= asked.clock),
+        };
+        if !self.asked.is_some_and(answers) && (status.question.is_some() || self.stale < STALE_ANSWERS) {
+            self.stale = self.stale.saturating_add(1);
             return Answer::Stale;
         }
         Answer::Fresh { keepalive: self.asked.take().is_some_and(|asked| asked.by_timer) }
@@ -87,7 +100,7 @@ mod tests {
             running: None,
             tasks_done: 0,
             last: None,
-            dropped_bytes: 0,
+            ..RunnerStatus::default()
         }
     }
 
@@ -99,6 +112,20 @@ mod tests {
         assert_eq!(keepalive.answered(now, &status(Some(99.0))), Answer::Stale);
         assert_eq!(keepalive.answered(now, &status(Some(100.5))), Answer::Fresh { keepalive: true });
         assert_eq!(keepalive.open_for(now), None);
+    }
+
+    #[test]
+    fn a_runner_that_gives_the_question_back_is_believed_by_it_alone() {
+        let now = Instant::now();
+        let mut keepalive = Keepalive::new(now);
+        let question = keepalive.ask(now, 100.0, true);
+        assert_eq!(keepalive.ask(now, 101.0, false), question, "asked again");
+        let answer = |question: &str| RunnerStatus { question: Some(question.into()), ..status(Some(1.0)) };
+        for _ in 0..9 {
+            assert_eq!(keepalive.answered(now, &answer("of an earlier agent")), Answer::Stale);
+        }
+        assert_eq!(keepalive.answered(now, &answer(&question)), Answer::Fresh { keepalive: true });
+        assert_ne!(keepalive.ask(now, 102.0, true), question);
     }
 
     #[test]

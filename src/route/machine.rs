@@ -2,28 +2,35 @@
 //!
 //! ```text
 //!  Unknown --idle answer--> Idle --next run--> Running --finished--> Idle
-//!     |                       ^                   | cancelled, timed out, client gone
-//!     +--busy answer--> Draining <----------------+
-//!                             +--finished--> Idle
+//!     |                                         ^  | cancelled, timed out, client gone
+//!     +--busy answer with a run id--------------+  |
+//!     +--busy answer without--> Draining <---------+
+//!                                  +--finished--> Idle
 //! ```
 //! Runs wait in one queue and have their turn one after another. The run at the head is the only one
 //! that output can belong to: the protocol has no correlation id (contracts: kernel §1.2), so the next
 //! task is sent only when the end of the last one was seen. A run that ends here before it ended in the
 //! runner leaves the machine `Draining`: what still comes is dropped until `finished`.
+//!
+//! What comes before the first answer may be of a run that an earlier agent began: it is held, and the
+//! answer says whose it is ([`super::held`]). Such a run goes on here as if its client had just been lost.
+//! The last ends are remembered, so that a client that comes back late gets its own, and no run is begun
+//! twice.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use berth_link::{Op, STDIN_WINDOW};
+use berth_link::{Op, PROTOCOL_WITH_RUNS, STDIN_WINDOW};
 use bytes::Bytes;
 
-use super::{Output, RunEnd, RunRequest, RunnerStatus, Task};
+use super::held::{Held, Piece, run_id};
+use super::{Output, Resume, RunEnd, RunRequest, RunnerStatus, Task};
 use crate::ids::RunId;
 
 /// How long a run may take after the interrupt that its timeout sent.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
-/// How long a run goes on without its client (design §3).
-const LOST_CLIENT_GRACE: Duration = Duration::from_secs(30);
+/// Ends that are remembered: more than can happen between a client's loss and its return.
+const ENDS_KEPT: usize = 128;
 /// Keepalive answers in a row that say "nothing runs" before the end of a task counts as missed. They
 /// are ten seconds apart; one alone may have been written before the task was taken up.
 const IDLE_ANSWERS: u8 = 2;
@@ -45,6 +52,12 @@ pub(super) enum Input<'a> {
     Cancel { run: RunId },
     /// The client has gone without a word.
     ClientGone { run: RunId },
+    /// It has come back, to a run that [`Machine::place`] found here.
+    ClientBack {
+        run: RunId,
+        /// What is left of its time, for a run whose clock this agent has not started.
+        timeout: Option<Duration>,
+    },
     /// The runner sent something.
     Record(Record),
     /// The runner answered `status`.
@@ -95,8 +108,42 @@ pub(super) enum Effect {
     Ended { run: RunId, end: RunEnd },
     /// Call back with [`Input::Timer`]. All timers of a run are void after its [`Effect::Ended`].
     Arm { run: RunId, timer: Timer, after: Duration },
+    /// Do not.
+    Disarm { run: RunId, timer: Timer },
+    /// A run of an earlier agent is at the head now; what is emitted for it is kept for its client, who may
+    /// come. `at`: console bytes before the first that is.
+    Adopt { run: RunId, at: u64 },
     /// What came belongs to nobody.
     Stray,
+}
+
+/// Where a run is whose client has come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The runner has not answered yet: ask again when it has.
+    Unsettled,
+    /// It waits for its turn here, for another connection of its client.
+    Waiting,
+    /// It runs.
+    Current {
+        /// Standard input that arrived, from its start.
+        stdin_bytes: u64,
+        /// As [`Machine::stdin_room`].
+        stdin_room: usize,
+    },
+    /// It has ended.
+    Ended {
+        /// How.
+        end: RunEnd,
+        /// Console bytes that it wrote.
+        output_bytes: u64,
+    },
+    /// Its task was never sent.
+    Never,
+    /// The runner that had it is gone.
+    Restarted,
+    /// The runner does not remember runs: whether it ran cannot be told.
+    Unsure,
 }
 
 /// The runs of one kernel.
@@ -109,12 +156,26 @@ pub(super) struct Machine {
     expected_done: u64,
     /// Keepalive answers since the last record that said "nothing runs".
     idle_answers: u8,
+    /// What the runner speaks; 0 for the reference's, and before its first answer.
+    protocol: u32,
+    /// How long a run goes on without its client.
+    lost_client: Duration,
+    /// The last ends, oldest first.
+    ends: VecDeque<Past>,
+}
+
+/// A run that has ended.
+#[derive(Debug)]
+struct Past {
+    run: RunId,
+    end: RunEnd,
+    output_bytes: u64,
 }
 
 #[derive(Debug)]
 enum Turn {
     /// A task of an earlier agent may run.
-    Unknown,
+    Unknown(Held),
     Idle,
     Running(Current),
     /// The runner works for a run that has ended here, or that this agent never knew.
@@ -125,6 +186,10 @@ enum Turn {
 struct Current {
     run: RunId,
     stdin: Stdin,
+    /// Console bytes so far, from its start.
+    output_bytes: u64,
+    /// Its timeout counts here.
+    timed: bool,
     timed_out: bool,
 }
 
@@ -139,20 +204,68 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct Stdin {
     open: bool,
-    /// Bytes taken from the client and not yet acknowledged by the runner.
+    /// Bytes taken from the client, from the start.
+    received: u64,
+    /// Those of them that the runner has not acknowledged yet.
     unacknowledged: usize,
+}
+
+impl Stdin {
+    fn take(&mut self, bytes: usize) {
+        self.received += bytes as u64;
+        self.unacknowledged += bytes;
+    }
+
+    fn room(&self) -> usize {
+        STDIN_WINDOW.saturating_sub(self.unacknowledged)
+    }
 }
 
 impl Machine {
     /// A machine for a runner of which nothing is known yet.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(lost_client: Duration) -> Self {
         Self {
-            turn: Turn::Unknown,
+            turn: Turn::Unknown(Held::default()),
             waiting: VecDeque::new(),
             incarnation: None,
             expected_done: 0,
             idle_answers: 0,
+            protocol: 0,
+            lost_client,
+            ends: VecDeque::new(),
         }
+    }
+
+    /// Where a run is whose client has come back. A run that was never sent can be told from one that
+    /// was: the runner takes an earlier agent's tasks from the wire before it answers this one.
+    pub(super) fn place(&self, run: &RunId, resume: &Resume) -> Place {
+        if let Some(Past { end, output_bytes, .. }) = self.past(run) {
+            return Place::Ended { end: end.clone(), output_bytes: *output_bytes };
+        }
+        let restarted = resume.incarnation.is_some()
+            && self.incarnation.is_some()
+            && resume.incarnation != self.incarnation;
+        match self.current() {
+            Some(current) if current.run == *run => {
+                let (stdin_bytes, stdin_room) = (current.stdin.received, current.stdin.room());
+                Place::Current { stdin_bytes, stdin_room }
+            }
+            _ if self.waits(run).is_some() => Place::Waiting,
+            _ if matches!(self.turn, Turn::Unknown(_)) => Place::Unsettled,
+            _ if restarted => Place::Restarted,
+            _ if self.protocol >= PROTOCOL_WITH_RUNS && resume.received_bytes == 0 => Place::Never,
+            _ => Place::Unsure,
+        }
+    }
+
+    /// How that run ended, as far as is remembered.
+    pub(super) fn end_of(&self, run: &RunId) -> Option<&RunEnd> {
+        self.past(run).map(|past| &past.end)
+    }
+
+    /// The runner process, as it names itself.
+    pub(super) fn incarnation(&self) -> Option<&str> {
+        self.incarnation.as_deref()
     }
 
     /// Whether that run waits or runs here.
@@ -176,7 +289,7 @@ impl Machine {
             Some(current) if current.run == *run => Some(&current.stdin),
             _ => self.waits(run).map(|at| &self.waiting[at].stdin),
         };
-        stdin.map_or(STDIN_WINDOW, |stdin| STDIN_WINDOW.saturating_sub(stdin.unacknowledged))
+        stdin.map_or(STDIN_WINDOW, Stdin::room)
     }
 
     /// One step. Effects are appended, so that a caller can reuse one list.
@@ -184,7 +297,7 @@ impl Machine {
         match input {
             Input::Record(record) => self.record(record, effects),
             Input::Submit(request) => {
-                let stdin = Stdin { open: request.stdin, unacknowledged: 0 };
+                let stdin = Stdin { open: request.stdin, ..Stdin::default() };
                 self.waiting.push_back(Waiting { request, early: Vec::new(), stdin });
                 self.start_next(effects);
             }
@@ -204,17 +317,30 @@ impl Machine {
                 if self.current().is_some_and(|c| c.run == run) {
                     effects.push(Effect::Send(Op::Interrupt, Bytes::new()));
                 } else {
-                    self.give_up_waiting(&run, effects);
+                    self.cancel_waiting(&run, effects);
                 }
             }
             Input::Cancel { run } => {
-                if !self.give_up_waiting(&run, effects) {
+                if !self.cancel_waiting(&run, effects) {
                     self.give_up_current(&run, RunEnd::Cancelled, effects);
                 }
             }
             Input::ClientGone { run } => {
+                // A run that waited was never sent: a client that comes back has it queued again, so its
+                // end is not remembered.
                 if !self.give_up_waiting(&run, effects) && self.current().is_some_and(|c| c.run == run) {
-                    effects.push(Effect::Arm { run, timer: Timer::LostClient, after: LOST_CLIENT_GRACE });
+                    effects.push(Effect::Arm { run, timer: Timer::LostClient, after: self.lost_client });
+                }
+            }
+            Input::ClientBack { run, timeout } => {
+                if let Turn::Running(current) = &mut self.turn
+                    && current.run == run
+                {
+                    effects.push(Effect::Disarm { run: run.clone(), timer: Timer::LostClient });
+                    if let (Some(after), false) = (timeout, current.timed) {
+                        current.timed = true;
+                        effects.push(Effect::Arm { run, timer: Timer::Timeout, after });
+                    }
                 }
             }
             Input::Timer { run, timer } => self.timer(run, timer, effects),
@@ -232,6 +358,17 @@ impl Machine {
         }
     }
 
+    fn past(&self, run: &RunId) -> Option<&Past> {
+        self.ends.iter().find(|past| past.run == *run)
+    }
+
+    fn remember(&mut self, past: Past) {
+        if self.ends.len() >= ENDS_KEPT {
+            self.ends.pop_front();
+        }
+        self.ends.push_back(past);
+    }
+
     fn waits(&self, run: &RunId) -> Option<usize> {
         self.waiting.iter().position(|waiting| waiting.request.run == *run)
     }
@@ -243,6 +380,9 @@ impl Machine {
         }
         let Some(Waiting { request, early, stdin }) = self.waiting.pop_front() else { return };
         let RunRequest { run, task, stdin: announced, timeout } = request;
+        if self.protocol >= PROTOCOL_WITH_RUNS {
+            effects.push(Effect::Send(Op::Run, run.as_str().to_owned().into()));
+        }
         if announced {
             effects.push(Effect::Send(Op::Stdin, Bytes::new()));
         }
@@ -258,7 +398,8 @@ impl Machine {
         }
         self.expected_done += 1;
         self.idle_answers = 0;
-        self.turn = Turn::Running(Current { run, stdin, timed_out: false });
+        let timed = timeout.is_some();
+        self.turn = Turn::Running(Current { run, stdin, output_bytes: 0, timed, timed_out: false });
     }
 
     fn stdin(&mut self, run: &RunId, data: Bytes, effects: &mut Vec<Effect>) {
@@ -270,13 +411,13 @@ impl Machine {
             && current.run == *run
         {
             if current.stdin.open {
-                current.stdin.unacknowledged += data.len();
+                current.stdin.take(data.len());
                 effects.push(Effect::Send(Op::Stdin, data));
             }
         } else if let Some(at) = self.waits(run)
             && self.waiting[at].stdin.open
         {
-            self.waiting[at].stdin.unacknowledged += data.len();
+            self.waiting[at].stdin.take(data.len());
             self.waiting[at].early.push(data);
         }
     }
@@ -296,7 +437,11 @@ impl Machine {
     fn record(&mut self, record: Record, effects: &mut Vec<Effect>) {
         self.idle_answers = 0;
         match (record, &mut self.turn) {
-            (Record::Output(output), Turn::Running(_)) => effects.push(Effect::Emit(output)),
+            (record, Turn::Unknown(held)) => held.push(record),
+            (Record::Output(output), Turn::Running(current)) => {
+                current.output_bytes += output.console_bytes();
+                effects.push(Effect::Emit(output));
+            }
             (Record::Credit(bytes), Turn::Running(current)) => {
                 // An earlier run's late acknowledgement must not widen this one's window.
                 let unacknowledged = &mut current.stdin.unacknowledged;
@@ -348,6 +493,7 @@ impl Machine {
         if status.incarnation.is_some() {
             self.incarnation.clone_from(&status.incarnation);
         }
+        self.protocol = status.protocol.unwrap_or(0);
         if restarted {
             if matches!(self.turn, Turn::Running(_)) && task_is_its {
                 // The task was sent to this process; only its count of tasks is new.
@@ -356,10 +502,10 @@ impl Machine {
             }
             self.end_all(&RunEnd::RunnerRestarted, effects);
         }
-        match &self.turn {
-            Turn::Unknown => {
-                self.expected_done = status.tasks_done + u64::from(!idle);
-                self.turn = if idle { Turn::Idle } else { Turn::Draining };
+        match &mut self.turn {
+            Turn::Unknown(held) => {
+                let held = std::mem::take(held);
+                self.settle(held, status, effects);
             }
             Turn::Idle => self.expected_done = status.tasks_done,
             // The reference's runner does not say what runs.
@@ -375,16 +521,81 @@ impl Machine {
         self.start_next(effects);
     }
 
+    /// The first answer: it says whose was held, how the last runs ended, and what runs.
+    fn settle(&mut self, held: Held, status: &RunnerStatus, effects: &mut Vec<Effect>) {
+        self.expected_done = status.tasks_done + u64::from(status.running.is_some());
+        let settled = held.settle(status);
+        effects.extend((0..settled.strays).map(|_| Effect::Stray));
+        let first = status.recent.len() - settled.ended.len();
+        let mut pieces = settled.ended.into_iter();
+        for (at, task) in status.recent.iter().enumerate() {
+            let piece = if at >= first { pieces.next() } else { None };
+            let run = run_id(task.run.as_deref()).filter(|run| self.past(run).is_none());
+            let end = RunEnd::Finished { exit_code: task.exit_code };
+            match (run, piece) {
+                (Some(run), Some(piece)) => {
+                    self.adopt(run, piece, Stdin::default(), effects);
+                    self.end_current(end, Turn::Idle, effects);
+                }
+                // Its end was told, or nearly: whoever comes back for it gets it once more.
+                (Some(run), None) => self.remember(Past { run, end, output_bytes: task.output_bytes }),
+                (None, piece) => drop_piece(piece, effects),
+            }
+        }
+        let run = run_id(status.run.as_deref()).filter(|run| self.past(run).is_none());
+        match (&status.running, run) {
+            (None, _) => self.turn = Turn::Idle,
+            (Some(_), None) => {
+                drop_piece(Some(settled.current), effects);
+                self.turn = Turn::Draining;
+            }
+            (Some(_), Some(run)) => {
+                let stdin = Stdin {
+                    open: true,
+                    received: status.stdin_bytes,
+                    unacknowledged: usize::try_from(status.stdin_held).unwrap_or(usize::MAX),
+                };
+                self.adopt(run.clone(), settled.current, stdin, effects);
+                let after = self.lost_client;
+                effects.push(Effect::Arm { run, timer: Timer::LostClient, after });
+            }
+        }
+    }
+
+    /// Takes up an earlier agent's run with what was held of its output.
+    fn adopt(&mut self, run: RunId, piece: Piece, stdin: Stdin, effects: &mut Vec<Effect>) {
+        let Piece { at, records } = piece;
+        effects.push(Effect::Adopt { run: run.clone(), at });
+        self.turn = Turn::Running(Current { run, stdin, output_bytes: at, timed: false, timed_out: false });
+        for record in records {
+            // What the answer counts as held was counted after every acknowledgement before it.
+            if matches!(record, Record::Output(_)) {
+                self.record(record, effects);
+            }
+        }
+    }
+
     /// The runner does nothing, and the `finished` that should have said so never came.
     fn missed_end(&mut self, status: &RunnerStatus, effects: &mut Vec<Effect>) {
-        let end = match &status.last {
-            Some(last) if status.tasks_done >= self.expected_done => {
-                RunEnd::Finished { exit_code: last.exit_code }
+        let told = self.current().and_then(|current| {
+            let run = Some(current.run.as_str());
+            let task = status.recent.iter().rev().find(|task| task.run.as_deref() == run)?;
+            Some((task.exit_code, task.output_bytes.saturating_sub(current.output_bytes)))
+        });
+        let (end, lost) = match (&status.last, told) {
+            (_, Some((exit_code, lost))) => (RunEnd::Finished { exit_code }, Some(lost)),
+            (Some(last), None) if status.tasks_done >= self.expected_done => {
+                (RunEnd::Finished { exit_code: last.exit_code }, None)
             }
-            _ => RunEnd::Detached { reason: "task-lost".into() },
+            _ => (RunEnd::Detached { reason: "task-lost".into() }, None),
         };
-        if matches!(self.turn, Turn::Running(_)) {
-            effects.push(Effect::Emit(Output::Lost(0)));
+        if let Turn::Running(current) = &mut self.turn
+            && lost != Some(0)
+        {
+            // 0 where the runner does not say how many.
+            let lost = lost.unwrap_or(0);
+            current.output_bytes += lost;
+            effects.push(Effect::Emit(Output::Lost(lost)));
         }
         self.end_current(end, Turn::Idle, effects);
         self.expected_done = status.tasks_done;
@@ -397,7 +608,9 @@ impl Machine {
                 RunEnd::Finished { .. } if current.timed_out => RunEnd::TimedOut,
                 end => end,
             };
-            effects.push(Effect::Ended { run: current.run, end });
+            let Current { run, output_bytes, .. } = current;
+            self.remember(Past { run: run.clone(), end: end.clone(), output_bytes });
+            effects.push(Effect::Ended { run, end });
         }
     }
 
@@ -420,12 +633,29 @@ impl Machine {
         true
     }
 
-    fn end_all(&mut self, end: &RunEnd, effects: &mut Vec<Effect>) {
-        self.end_current(end.clone(), Turn::Unknown, effects);
-        effects
-            .extend(self.waiting.drain(..).map(|w| Effect::Ended { run: w.request.run, end: end.clone() }));
-        self.turn = Turn::Unknown;
+    /// As its client wants: remembered.
+    fn cancel_waiting(&mut self, run: &RunId, effects: &mut Vec<Effect>) -> bool {
+        let found = self.give_up_waiting(run, effects);
+        if found {
+            self.remember(Past { run: run.clone(), end: RunEnd::Cancelled, output_bytes: 0 });
+        }
+        found
     }
+
+    fn end_all(&mut self, end: &RunEnd, effects: &mut Vec<Effect>) {
+        self.end_current(end.clone(), Turn::Idle, effects);
+        for Waiting { request, .. } in std::mem::take(&mut self.waiting) {
+            self.remember(Past { run: request.run.clone(), end: end.clone(), output_bytes: 0 });
+            effects.push(Effect::Ended { run: request.run, end: end.clone() });
+        }
+        self.turn = Turn::Unknown(Held::default());
+    }
+}
+
+/// Records of a task that has no name.
+fn drop_piece(piece: Option<Piece>, effects: &mut Vec<Effect>) {
+    let records = piece.map_or(0, |piece| piece.records.len());
+    effects.extend((0..records).map(|_| Effect::Stray));
 }
 
 fn encode(task: Task) -> (Op, Bytes) {
@@ -440,3 +670,7 @@ fn encode(task: Task) -> (Op, Bytes) {
 #[cfg(test)]
 #[path = "machine_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "adoption_tests.rs"]
+mod adoption_tests;

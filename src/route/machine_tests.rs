@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const LOST_CLIENT: Duration = Duration::from_secs(30);
+
 fn run(name: &str) -> RunId {
     name.parse().unwrap()
 }
@@ -29,7 +31,7 @@ fn status(running: Option<&str>, tasks_done: u64) -> RunnerStatus {
         running: running.map(Into::into),
         tasks_done,
         last: Some(LastTask { op: "exec".into(), exit_code: 9 }),
-        dropped_bytes: 0,
+        ..RunnerStatus::default()
     }
 }
 
@@ -45,7 +47,7 @@ fn step(machine: &mut Machine, input: Input<'_>) -> Vec<Effect> {
 
 /// A machine whose runner has said that nothing runs.
 fn idle() -> Machine {
-    let mut machine = Machine::new();
+    let mut machine = Machine::new(LOST_CLIENT);
     assert_eq!(step(&mut machine, answered(&status(None, 0))), []);
     machine
 }
@@ -97,20 +99,20 @@ fn each_task_has_its_op() {
 
 #[test]
 fn nothing_starts_before_the_runner_has_said_what_runs() {
-    let mut machine = Machine::new();
+    let mut machine = Machine::new(LOST_CLIENT);
     assert_eq!(step(&mut machine, Input::Submit(request("a"))), []);
-    assert_eq!(step(&mut machine, stdout("of an earlier agent's run")), [Effect::Stray]);
-    assert_eq!(step(&mut machine, answered(&status(Some("exec"), 0))), []);
+    assert_eq!(step(&mut machine, stdout("of an earlier agent's run")), []);
+    assert_eq!(step(&mut machine, answered(&status(Some("exec"), 0))), [Effect::Stray], "it has no name");
     assert_eq!(step(&mut machine, stdout("still")), [Effect::Stray]);
     assert_eq!(step(&mut machine, finished(0)), [send(Op::Exec, "a"), STARTED]);
 }
 
 #[test]
 fn an_end_that_was_already_told_does_not_end_the_next_run() {
-    let mut machine = Machine::new();
+    let mut machine = Machine::new(LOST_CLIENT);
     step(&mut machine, Input::Submit(request("a")));
-    assert_eq!(step(&mut machine, finished(0)), [Effect::Stray]);
-    assert_eq!(step(&mut machine, answered(&status(None, 1))), [send(Op::Exec, "a"), STARTED]);
+    assert_eq!(step(&mut machine, finished(0)), []);
+    assert_eq!(step(&mut machine, answered(&status(None, 1))), [Effect::Stray, send(Op::Exec, "a"), STARTED]);
 }
 
 #[test]
@@ -213,7 +215,7 @@ fn a_run_whose_client_is_gone_goes_on_for_a_while() {
     step(&mut machine, Input::Submit(with_stdin("a")));
     assert_eq!(
         step(&mut machine, Input::ClientGone { run: run("a") }),
-        [Effect::Arm { run: run("a"), timer: Timer::LostClient, after: LOST_CLIENT_GRACE }]
+        [Effect::Arm { run: run("a"), timer: Timer::LostClient, after: LOST_CLIENT }]
     );
     assert_eq!(step(&mut machine, stdout("x")).len(), 1);
     assert_eq!(

@@ -9,11 +9,13 @@
 //!        +---------credit, Resume--------->+           +--Report--> kernel actor (try_send)
 //! ```
 //! * [`machine`]: what a run is and who it belongs to; pure.
+//! * [`held`]: what came before the runner's first answer, and whose it is; pure.
 //! * [`flow`]: output on its way to a client, and the bound on it.
 //! * [`wire`], [`keepalive`], [`timers`], [`reports`]: what a message means, what an answer is worth,
 //!   what is due, what the actor is told; no I/O either.
 //! * [`sockets`]: socket files and the two sockets of a kernel; the only unsafe code.
-//! * [`attachment`], [`thread`]: one kernel, and all of them.
+//! * [`attachment`], [`thread`]: one kernel, and all of them; [`parked`]: output that waits for a client
+//!   who may come back.
 //! * [`inbox`], [`handle`]: how callers get in.
 
 use std::path::PathBuf;
@@ -28,9 +30,11 @@ use crate::ids::{KernelId, RunId};
 mod attachment;
 mod flow;
 mod handle;
+mod held;
 mod inbox;
 mod keepalive;
 mod machine;
+mod parked;
 mod reports;
 mod sockets;
 mod thread;
@@ -45,6 +49,9 @@ pub use flow::{Limits, OutputReceiver};
 pub use handle::{Handle, RouteThread, RunControl, start};
 pub use inbox::Counters;
 
+/// Why runs are detached when the agent stops; they go on in their kernels.
+pub const AGENT_STOPPED: &str = "agent-stopped";
+
 /// How the routing thread works. The default is what `serve` uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
@@ -52,12 +59,15 @@ pub struct Config {
     pub limits: Limits,
     /// How long after an answer a runner is asked again, and how long it may take to answer.
     pub keepalive: Duration,
+    /// How long a run goes on, and its output is kept, without its client.
+    pub lost_client: Duration,
 }
 
 impl Default for Config {
-    /// Contracts: kernel §1.10 for the keepalive.
+    /// Contracts: kernel §1.10 for the keepalive; design §3 for a lost client.
     fn default() -> Self {
-        Self { limits: Limits::default(), keepalive: Duration::from_secs(10) }
+        let (keepalive, lost_client) = (Duration::from_secs(10), Duration::from_secs(30));
+        Self { limits: Limits::default(), keepalive, lost_client }
     }
 }
 
@@ -86,6 +96,13 @@ pub enum Report {
         /// How.
         end: RunEnd,
     },
+    /// Output of a run did not reach its client and will not.
+    OutputLost {
+        /// Which run.
+        run: RunId,
+        /// How much of it.
+        bytes: u64,
+    },
 }
 
 /// What is to be run.
@@ -113,6 +130,16 @@ pub struct RunRequest {
     pub timeout: Option<Duration>,
 }
 
+/// What the client of a run knows when it comes back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// Console bytes that it has, those it was told are lost included.
+    pub received_bytes: u64,
+    /// The runner that began the run; none when it heard of no beginning.
+    #[serde(default)]
+    pub incarnation: Option<String>,
+}
+
 /// One record of a run's output, as the runner sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -135,6 +162,17 @@ pub enum Output {
     Lost(u64),
     /// The end; nothing follows.
     Ended(RunEnd),
+}
+
+impl Output {
+    /// Bytes of standard output and standard error.
+    #[must_use]
+    pub fn console_bytes(&self) -> u64 {
+        match self {
+            Self::Stdout(data) | Self::Stderr(data) => data.len() as u64,
+            _ => 0,
+        }
+    }
 }
 
 /// How a run ended. Every run ends exactly once.
@@ -188,6 +226,9 @@ pub enum RouteError {
     /// The run id is in use.
     #[error("run {0} exists already")]
     RunExists(RunId),
+    /// Its client came back, and the kernel's runner is one that does not remember runs.
+    #[error("whether run {0} was carried out cannot be told: the kernel's runner is of an older berth")]
+    RunForgotten(RunId),
     /// The queue is full, or too many runs wait.
     #[error("too many requests wait; try again")]
     Busy,
@@ -204,12 +245,25 @@ pub enum RouteError {
     Closed,
 }
 
-/// A run with its output. Dropping it tells the route that the client is gone: 30 s later the run is
-/// detached (design §3).
+/// A run with its output. Dropping it tells the route that the client is gone: what it has not taken is
+/// kept for 30 s, then the run is detached (design §3).
 #[derive(Debug)]
 pub struct StreamRun {
     /// Output in order; bounded by credit, so the kernel waits for a slow reader and nobody else does.
     pub output: OutputReceiver,
     /// What the client may do.
     pub control: RunControl,
+}
+
+/// A run whose client has come back.
+#[derive(Debug)]
+pub struct Rejoined {
+    /// The run with the rest of its output, [`Output::Lost`] first when something is missing before it.
+    pub run: StreamRun,
+    /// Standard input that has arrived, from its start; `u64::MAX` when it has ended and wants no more.
+    pub stdin_bytes: u64,
+    /// Bytes of standard input that may be sent now.
+    pub stdin_room: usize,
+    /// Its turn has come already.
+    pub started: bool,
 }

@@ -24,8 +24,10 @@ impl Reports {
     }
 
     pub(super) fn push(&mut self, report: Report) {
-        if !matches!(report, Report::RunEnded { .. }) {
-            self.kept.retain(|kept| matches!(kept, Report::RunEnded { .. }));
+        let of_a_run =
+            |report: &Report| matches!(report, Report::RunEnded { .. } | Report::OutputLost { .. });
+        if !of_a_run(&report) {
+            self.kept.retain(of_a_run);
         } else if self.kept.len() >= MAX_ENDS {
             tracing::warn!("the kernel's actor takes no reports; the oldest is dropped");
             self.kept.pop_front();

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::*;
 
 mod fake;
+mod resume;
 
 use fake::FakeRunner;
 
@@ -217,17 +218,19 @@ async fn many_stuck_readers_share_the_nodes_memory_and_leave_room() {
 }
 
 #[tokio::test]
-async fn output_of_a_dropped_client_is_given_back_and_goes_on_unseen() {
-    let node = Node::start(Config::default());
+async fn output_of_a_lost_client_is_kept_for_a_while_and_then_goes_on_unseen() {
+    let node = Node::start(Config { lost_client: Duration::from_millis(200), ..Config::default() });
     let (kernel, mut reports) = node.attach().await;
     let _runner = FakeRunner::start(&kernel.dir, "one");
     let run = node.handle.run(kernel.id, exec("count 400 65536")).await.unwrap();
     until(|| node.handle.counters().pauses > 0).await;
     drop(run);
     let ended = report(&mut reports, |r| matches!(r, Report::RunEnded { .. })).await;
-    assert!(matches!(ended, Report::RunEnded { end: RunEnd::Finished { exit_code: 0 }, .. }));
+    assert!(matches!(ended, Report::RunEnded { end: RunEnd::Cancelled, .. }));
     until(|| node.handle.counters().node_bytes == 0).await;
-    assert!(node.handle.counters().unwanted > 0);
+    let run = node.handle.run(kernel.id, exec("echo next")).await.unwrap();
+    assert_eq!(all(run).await, [Output::Started, out("next"), finished(0)]);
+    assert!(node.handle.counters().stray > 0);
 }
 
 #[tokio::test]

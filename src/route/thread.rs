@@ -21,15 +21,13 @@ use super::machine::{Effect, Input};
 use super::reports::Reports;
 use super::sockets::{Contexts, Link, LinkDir, Pair};
 use super::timers::Timers;
-use super::{Config, RouteError, RunRequest};
+use super::{AGENT_STOPPED, Config, RouteError, RunRequest};
 use crate::ids::KernelId;
 
 /// The inbox's eventfd. Kernels have two tokens each, from 0.
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Longest sleep: the thread shows that it lives at least this often (design, invariant 6).
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
-/// What runs are told when the agent stops.
-const STOPPED: &str = "agent-stopped";
 
 /// The state of the thread.
 pub(super) struct Task {
@@ -201,6 +199,14 @@ impl Task {
                 let _ = reply.send(Ok(self.detach(kernel, &reason)));
             }
             Request::Run { kernel, request, outlet, reply } => self.submit(kernel, request, outlet, reply),
+            Request::Rejoin(rejoin) => {
+                let kernel = rejoin.kernel;
+                if self.index.contains_key(&kernel) {
+                    self.tell(kernel, |attachment, cx| attachment.rejoin(*rejoin, cx));
+                } else {
+                    let _ = rejoin.reply.send(Err(RouteError::NotAttached(kernel)));
+                }
+            }
             Request::Ping { kernel, reply } => {
                 if self.index.contains_key(&kernel) {
                     self.tell(kernel, |attachment, cx| attachment.ping(reply, cx));
@@ -222,8 +228,8 @@ impl Task {
                     Feed::Answer(text) => attachment.checked(Input::Answer { run, text }, cx),
                 });
             }
-            Request::ClientGone { kernel, stream } => {
-                self.tell(kernel, |attachment, cx| attachment.client_gone(stream, cx));
+            Request::ClientGone { kernel, tap } => {
+                self.tell(kernel, |attachment, cx| attachment.client_gone(tap, cx));
             }
             Request::Resume { kernel } => self.tell(kernel, |_, _| ()),
             Request::Stop => {}
@@ -296,7 +302,7 @@ impl Task {
     fn stop(mut self) {
         let kernels: Vec<_> = self.slots.iter().flatten().map(|slot| slot.kernel).collect();
         for kernel in kernels {
-            drop(self.detach(kernel, STOPPED));
+            drop(self.detach(kernel, AGENT_STOPPED));
         }
     }
 }

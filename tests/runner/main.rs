@@ -16,6 +16,7 @@ use peer::{Agent, Kernel, Run, is_alive, runner, wait_until};
 mod image;
 mod peer;
 mod python;
+mod resume;
 
 #[test]
 fn status_tells_who_runs_and_what_was_done() {

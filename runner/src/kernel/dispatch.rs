@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use berth_link::{MessageType, Op};
+use berth_link::{MessageType, Op, WORD_MAX};
 
 use super::console::Console;
 use super::feed::{Feed, Pushed};
 use super::interrupt::Interrupt;
-use super::outbox::Outbox;
+use super::outbox::{Accepted, Outbox};
 use super::pump::Pump;
 use super::tasks::{Event, Task};
 
@@ -28,6 +28,8 @@ pub struct Dispatch {
     pub feed: Option<Arc<Feed>>,
     /// The same, until a task has taken it.
     pub announced: Option<Arc<Feed>>,
+    /// The id of the task that comes next.
+    pub run: Option<String>,
 }
 
 impl Dispatch {
@@ -45,7 +47,8 @@ impl Dispatch {
                 .note(format_args!("the unknown operation `{}` is ignored", kind.escape_ascii()));
         };
         match op {
-            Op::Status => self.outbox.status(),
+            Op::Status => self.outbox.status(word(payload)),
+            Op::Run => self.name_next(payload),
             Op::Clean | Op::Build | Op::Exec | Op::Code | Op::Argv => self.queue(op, payload),
             Op::Input => self.send(Event::Input(payload)),
             Op::Complete => self.send(Event::Complete(payload)),
@@ -64,9 +67,17 @@ impl Dispatch {
 
     fn queue(&mut self, op: Op, payload: Vec<u8>) {
         self.interrupt.queued();
-        self.outbox.accept(op);
         let feed = self.announced.take();
+        self.outbox.accept(Accepted { op, run: self.run.take(), feed: feed.clone() });
         self.send(Event::Task(Task { op, payload, feed }));
+    }
+
+    fn name_next(&mut self, run: Vec<u8>) {
+        self.run = word(run);
+        // An agent that died in between had announced it for a task that it never sent.
+        if self.announced.take().is_some() {
+            self.end_feed();
+        }
     }
 
     fn announce(&mut self) {
@@ -108,4 +119,9 @@ impl Dispatch {
         // The task thread lives as long as the program.
         let _gone = self.tasks.send(event);
     }
+}
+
+/// A word that the agent gives and gets back.
+fn word(payload: Vec<u8>) -> Option<String> {
+    String::from_utf8(payload).ok().filter(|word| !word.is_empty() && word.len() <= WORD_MAX)
 }

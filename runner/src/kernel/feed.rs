@@ -25,6 +25,8 @@ struct State {
     /// Bytes of the first part that are written.
     offset: usize,
     held: usize,
+    /// Everything that ever came.
+    received: u64,
     ended: bool,
     /// Nobody reads any more.
     closed: bool,
@@ -56,6 +58,7 @@ impl Feed {
     /// Takes bytes from the agent.
     pub fn push(&self, bytes: Vec<u8>) -> Pushed {
         let mut state = self.state();
+        state.received += bytes.len() as u64;
         if state.closed || state.ended {
             return Pushed::Unread;
         }
@@ -79,6 +82,12 @@ impl Feed {
         state.parts.clear();
         state.offset = 0;
         std::mem::take(&mut state.held)
+    }
+
+    /// Bytes that ever came, and those of them that wait for the task.
+    pub fn counts(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.received, state.held as u64)
     }
 
     /// What can be done.

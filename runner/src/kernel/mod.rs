@@ -129,6 +129,7 @@ fn start_threads(options: &Options, started: f64, children: &Arc<Children>) -> R
         tasks: sender.clone(),
         feed: None,
         announced: None,
+        run: None,
     };
     let tasks = Tasks {
         outbox: Arc::clone(&outbox),

@@ -6,11 +6,15 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use berth_link::{CHUNK_MAX, Finished, LastTask, MESSAGE_MAX, MessageType, Op, PROTOCOL, Status};
+use berth_link::{
+    CHUNK_MAX, EndedTask, Finished, LastTask, MESSAGE_MAX, MessageType, Op, PROTOCOL, RECENT_TASKS, Status,
+};
 use rustix::event::{EventfdFlags, eventfd};
+
+use super::feed::Feed;
 
 /// Console output that may wait for the agent, messages' own cost included.
 const CONSOLE_MAX: usize = 4 * 1024 * 1024;
@@ -57,11 +61,25 @@ struct State {
     /// Messages being written.
     in_flight: usize,
     /// Tasks that came and have not begun.
-    accepted: VecDeque<Op>,
-    running: Option<Op>,
+    accepted: VecDeque<Accepted>,
+    running: Option<Accepted>,
+    /// Console output of the task that runs.
+    output_bytes: u64,
     tasks_done: u64,
     last: Option<LastTask>,
+    recent: VecDeque<EndedTask>,
     dropped_bytes: u64,
+}
+
+/// A task as the agent knows it.
+#[derive(Debug)]
+pub struct Accepted {
+    /// One of clean, build, exec, code, argv.
+    pub op: Op,
+    /// Its id, when the agent gave it one.
+    pub run: Option<String>,
+    /// Its standard input, when one was announced.
+    pub feed: Option<Arc<Feed>>,
 }
 
 impl Outbox {
@@ -85,6 +103,7 @@ impl Outbox {
         if state.running.is_none() {
             return false;
         }
+        state.output_bytes += payload.len() as u64;
         for part in payload.chunks(CHUNK_MAX) {
             state.console_cost += part.len();
             match state.queue.back_mut() {
@@ -139,23 +158,32 @@ impl Outbox {
         self.state().dropped_bytes += bytes as u64;
     }
 
-    /// Answers `status`.
-    pub fn status(&self) {
+    /// Answers `status`, which came with that payload.
+    pub fn status(&self, question: Option<String>) {
         let mut state = self.state();
         if state.queue.iter().filter(|message| message.kind == MessageType::Status).count() >= STATUS_MAX {
             return;
         }
+        // One that is about to begin runs already for the agent that sent it.
+        let task = state.running.as_ref().or(state.accepted.front());
+        let (stdin_bytes, stdin_held) =
+            task.and_then(|task| task.feed.as_ref()).map_or((0, 0), |feed| feed.counts());
         let payload = Status {
             started_at: self.started_at,
             replied_at: Some(super::monotonic()),
             protocol: Some(PROTOCOL),
             runner_version: Some(env!("CARGO_PKG_VERSION").into()),
             incarnation: Some(self.incarnation.clone()),
-            // One that is about to begin runs already for the agent that sent it.
-            running: state.running.or(state.accepted.front().copied()).map(|op| op.as_str().into()),
+            running: task.map(|task| task.op.as_str().into()),
             tasks_done: state.tasks_done,
             last: state.last.clone(),
             dropped_bytes: state.dropped_bytes,
+            question,
+            run: task.and_then(|task| task.run.clone()),
+            output_bytes: state.output_bytes,
+            stdin_bytes,
+            stdin_held,
+            recent: state.recent.iter().cloned().collect(),
         }
         .encode();
         state.queue.push_back(Message { kind: MessageType::Status, payload });
@@ -164,28 +192,36 @@ impl Outbox {
     }
 
     /// A task came and waits for its turn.
-    pub fn accept(&self, op: Op) {
-        self.state().accepted.push_back(op);
+    pub fn accept(&self, task: Accepted) {
+        self.state().accepted.push_back(task);
     }
 
     /// The task that came first begins: console output belongs to it from now on.
-    pub fn begin(&self, op: Op) {
+    pub fn begin(&self) {
         let mut state = self.state();
-        state.accepted.pop_front();
-        state.running = Some(op);
+        state.running = state.accepted.pop_front();
     }
 
-    /// The task has ended and all its output is queued.
-    pub fn finish(&self, op: Op, exit_code: i32) {
+    /// The task that runs has ended and all its output is queued.
+    pub fn finish(&self, exit_code: i32) {
+        let mut state = self.state();
+        let Some(Accepted { op, run, .. }) = state.running.take() else { return };
         let kind = match op {
             Op::Clean => MessageType::CleanFinished,
             Op::Build => MessageType::BuildFinished,
             _ => MessageType::Finished,
         };
-        let mut state = self.state();
-        state.running = None;
+        let output_bytes = std::mem::take(&mut state.output_bytes);
         state.tasks_done += 1;
         state.last = Some(LastTask { op: op.as_str().into(), exit_code });
+        if kind == MessageType::Finished {
+            let ended_at = Some(super::monotonic());
+            let op = op.as_str().into();
+            state.recent.push_back(EndedTask { run, op, exit_code, output_bytes, ended_at });
+            if state.recent.len() > RECENT_TASKS {
+                state.recent.pop_front();
+            }
+        }
         state.queue.push_back(Message { kind, payload: Finished::encode(exit_code) });
         drop(state);
         self.room.notify_all();
@@ -265,6 +301,11 @@ mod tests {
         Arc::new(Outbox::new(0.0, "test".into()).unwrap())
     }
 
+    fn begin(outbox: &Outbox, run: &str) {
+        outbox.accept(Accepted { op: Op::Exec, run: Some(run.into()), feed: None });
+        outbox.begin();
+    }
+
     fn take_all(outbox: &Outbox) -> Vec<(MessageType, Vec<u8>)> {
         let batch = outbox.take(usize::MAX);
         let seen = batch.iter().map(|m| (m.kind, m.payload.clone())).collect();
@@ -277,11 +318,11 @@ mod tests {
     fn output_without_a_task_is_not_queued() {
         let outbox = outbox();
         assert!(!outbox.console(MessageType::Stdout, b"x"));
-        outbox.begin(Op::Exec);
+        begin(&outbox, "a");
         assert!(outbox.console(MessageType::Stdout, b"a"));
         assert!(outbox.console(MessageType::Stdout, b"b"));
         assert!(outbox.console(MessageType::Stderr, b"c"));
-        outbox.finish(Op::Exec, 0);
+        outbox.finish(0);
         assert!(!outbox.console(MessageType::Stdout, b"x"));
         assert_eq!(
             take_all(&outbox),
@@ -309,7 +350,7 @@ mod tests {
     #[test]
     fn a_full_queue_makes_the_console_wait_but_never_a_reply() {
         let outbox = outbox();
-        outbox.begin(Op::Exec);
+        begin(&outbox, "a");
         let chunk = vec![0u8; CHUNK_MAX];
         let (tell, told) = mpsc::channel();
         let filler = {
@@ -324,7 +365,7 @@ mod tests {
         while outbox.state().console_cost < CONSOLE_MAX {
             told.recv().unwrap();
         }
-        outbox.status();
+        outbox.status(None);
         let mut bytes = 0;
         while !filler.is_finished() || !outbox.state().queue.is_empty() {
             let messages = take_all(&outbox);
@@ -348,5 +389,40 @@ mod tests {
         outbox.credit(0);
         outbox.credit(32);
         assert_eq!(take_all(&outbox), [(MessageType::StdinCredit, b"42".to_vec())]);
+    }
+
+    #[test]
+    fn a_reply_counts_what_was_queued_before_it_and_remembers_the_last_tasks() {
+        let outbox = outbox();
+        let feed = Arc::new(Feed::default());
+        let status = || {
+            outbox.status(Some("q".into()));
+            let (_, payload) = take_all(&outbox).pop().unwrap();
+            Status::decode(&payload).unwrap()
+        };
+        outbox.accept(Accepted { op: Op::Argv, run: Some("first".into()), feed: Some(Arc::clone(&feed)) });
+        feed.push(b"abc".to_vec());
+        let told = status();
+        assert_eq!((told.run.as_deref(), told.question.as_deref()), (Some("first"), Some("q")));
+        assert_eq!((told.output_bytes, told.stdin_bytes, told.stdin_held), (0, 3, 3));
+        outbox.begin();
+        outbox.console(MessageType::Stdout, b"12");
+        outbox.console(MessageType::Stderr, b"345");
+        feed.close();
+        let told = status();
+        assert_eq!((told.output_bytes, told.stdin_bytes, told.stdin_held), (5, 3, 0));
+        outbox.finish(7);
+        for at in 0..RECENT_TASKS {
+            begin(&outbox, &at.to_string());
+            outbox.finish(0);
+        }
+        let told = status();
+        assert_eq!((told.run, told.output_bytes, told.recent.len()), (None, 0, RECENT_TASKS));
+        assert_eq!(told.recent[0].run.as_deref(), Some("0"), "the oldest was forgotten");
+        begin(&outbox, "next");
+        outbox.console(MessageType::Stdout, b"1");
+        outbox.finish(7);
+        let last = status().recent.pop().unwrap();
+        assert_eq!((last.run.as_deref(), last.exit_code, last.output_bytes), (Some("next"), 7, 1));
     }
 }

@@ -130,7 +130,7 @@ impl Tasks {
 
     fn run_task(&mut self, task: Task) {
         let Task { op, payload, feed } = task;
-        self.outbox.begin(op);
+        self.outbox.begin();
         self.interrupt.begin();
         let code = match op {
             Op::Code => self.run_code(&payload, feed.as_ref()),
@@ -146,7 +146,7 @@ impl Tasks {
             self.pump.wake();
         }
         self.interrupt.over();
-        self.outbox.finish(op, code);
+        self.outbox.finish(code);
     }
 
     /// The three forms of clean, build and exec.

@@ -101,6 +101,7 @@ fn view() -> KernelView {
         runs_as: (1000, 1000),
         created_at_ms: 0,
         starting_at_ms: None,
+        runs: Vec::new(),
         ready_at_ms: None,
         runner_boot_ms: None,
         termination: Some(Termination {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use berth_link::{Finished, MessageType, Op, Status};
+use berth_link::{EndedTask, Finished, MessageType, Op, Status};
 use zmq::{DONTWAIT, POLLIN, SNDMORE, Socket};
 
 /// Connected until it is dropped; then it is gone like a killed process.
@@ -35,6 +35,11 @@ impl FakeRunner {
             tasks: VecDeque::new(),
             running: None,
             tasks_done: 0,
+            named: None,
+            run: None,
+            output_bytes: 0,
+            stdin_bytes: 0,
+            recent: Vec::new(),
         };
         // Every error is the context's end.
         let thread = std::thread::spawn(move || while runner.serve().is_ok() {});
@@ -59,9 +64,15 @@ struct Runner {
     push: Socket,
     incarnation: String,
     started_at: f64,
-    tasks: VecDeque<(Op, String)>,
+    tasks: VecDeque<(Op, String, Option<String>)>,
     running: Option<(Op, String)>,
     tasks_done: u64,
+    /// The id of the task that comes next.
+    named: Option<String>,
+    run: Option<String>,
+    output_bytes: u64,
+    stdin_bytes: u64,
+    recent: Vec<EndedTask>,
 }
 
 impl Runner {
@@ -70,12 +81,17 @@ impl Runner {
         let kind = self.pull.recv_bytes(DONTWAIT)?;
         let payload = self.pull.recv_bytes(DONTWAIT)?;
         match Op::parse(&kind).unwrap() {
-            Op::Status => self.send(MessageType::Status, &self.status().encode())?,
+            Op::Status => {
+                let question = Some(String::from_utf8(payload).unwrap());
+                self.send(MessageType::Status, &Status { question, ..self.status() }.encode())?;
+            }
+            Op::Run => self.named = Some(String::from_utf8(payload).unwrap()),
             op @ (Op::Exec | Op::Argv | Op::Code) => {
-                self.tasks.push_back((op, String::from_utf8(payload).unwrap()));
+                self.tasks.push_back((op, String::from_utf8(payload).unwrap(), self.named.take()));
             }
             Op::Interrupt if self.is_running("hang") => self.finish(130)?,
             Op::Stdin if self.is_running("cat") && !payload.is_empty() => {
+                self.stdin_bytes += payload.len() as u64;
                 self.send(MessageType::Stdout, &payload)?;
                 self.send(MessageType::StdinCredit, payload.len().to_string().as_bytes())?;
             }
@@ -97,8 +113,9 @@ impl Runner {
     }
 
     fn begin(&mut self) -> zmq::Result<()> {
-        self.running = self.tasks.pop_front();
-        let Some((op, task)) = self.running.clone() else { return Ok(()) };
+        let Some((op, task, run)) = self.tasks.pop_front() else { return Ok(()) };
+        self.running = Some((op, task.clone()));
+        (self.run, self.output_bytes, self.stdin_bytes) = (run, 0, 0);
         let words: Vec<&str> = task.split(' ').collect();
         match (op, &words[..]) {
             (Op::Exec, ["hang" | "cat"]) => Ok(()),
@@ -138,6 +155,8 @@ impl Runner {
     fn finish(&mut self, exit_code: i32) -> zmq::Result<()> {
         self.running = None;
         self.tasks_done += 1;
+        let (run, output_bytes) = (self.run.take(), self.output_bytes);
+        self.recent.push(EndedTask { run, op: "exec".into(), exit_code, output_bytes, ended_at: None });
         self.send(MessageType::Finished, &Finished::encode(exit_code))
     }
 
@@ -151,11 +170,18 @@ impl Runner {
             running: self.running.as_ref().map(|(op, _)| op.as_str().into()),
             tasks_done: self.tasks_done,
             last: None,
-            dropped_bytes: 0,
+            run: self.run.clone(),
+            output_bytes: self.output_bytes,
+            stdin_bytes: self.stdin_bytes,
+            recent: self.recent.clone(),
+            ..Status::default()
         }
     }
 
-    fn send(&self, kind: MessageType, payload: &[u8]) -> zmq::Result<()> {
+    fn send(&mut self, kind: MessageType, payload: &[u8]) -> zmq::Result<()> {
+        if kind == MessageType::Stdout {
+            self.output_bytes += payload.len() as u64;
+        }
         self.push.send(kind.as_str(), SNDMORE)?;
         self.push.send(payload, 0)
     }
