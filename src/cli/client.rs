@@ -315,8 +315,9 @@ fn failed(error: &hyper::Error) -> CliError {
     let mut message = format!("the agent could not be asked: {error}");
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        if let Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) = kind {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        if let Some(BrokenPipe | ConnectionReset | UnexpectedEof) = cause.downcast_ref().map(io::Error::kind)
+        {
             return lost();
         }
         message += &format!(": {cause}");

@@ -86,6 +86,8 @@ struct Talk {
     unwritten: u64,
     /// Console bytes of the run that came or were said to be lost.
     received: u64,
+    /// Those of them that were lost.
+    lost: u64,
     /// When the run started, and the runner that began it.
     started: Option<(Instant, Option<String>)>,
     /// A connection was there.
@@ -106,6 +108,7 @@ impl Talk {
             writer,
             unwritten: 0,
             received: 0,
+            lost: 0,
             started: None,
             opened: false,
             wait: None,
@@ -176,6 +179,7 @@ impl Talk {
     fn open(&mut self) -> ClientFrame {
         let resume = self.opened.then(|| Resume {
             received_bytes: self.received,
+            lost_bytes: self.lost,
             incarnation: self.started.as_ref().and_then(|(_, incarnation)| incarnation.clone()),
         });
         self.opened = true;
@@ -267,6 +271,7 @@ impl Talk {
                     Ok(ServerFrame::Lost(0)) => say("some of the output was lost here"),
                     Ok(ServerFrame::Lost(bytes)) => {
                         self.received = self.received.saturating_add(bytes);
+                        self.lost = self.lost.saturating_add(bytes);
                         say(&format!("{bytes} bytes of output were lost here"));
                     }
                     Ok(ServerFrame::Exit(RunEnd::Detached { reason })) if reason == AGENT_STOPPED => {

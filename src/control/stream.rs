@@ -386,7 +386,8 @@ mod tests {
                 |(task, stdin, ms, credit, received)| {
                     let timeout = ms.map(|ms| Duration::from_millis(ms.into()));
                     let request = RunRequest { run: crate::ids::RunId::random(), task, stdin, timeout };
-                    let resume = received.map(|received_bytes| Resume { received_bytes, incarnation: None });
+                    let resume =
+                        received.map(|received_bytes| Resume { received_bytes, ..Resume::default() });
                     ClientFrame::Open(Open { request, credit, resume })
                 }
             ),

@@ -69,10 +69,10 @@ pub fn ended(runs: &mut Vec<RunView>, run: RunId, end: &RunEnd, now_ms: u64) {
     view.ended_at_ms = Some(now_ms);
 }
 
-/// Output of a run was lost.
+/// So much output of a run was lost, from its start.
 pub fn lost(runs: &mut Vec<RunView>, run: RunId, bytes: u64) {
     let view = entry(runs, run);
-    view.lost_bytes = view.lost_bytes.saturating_add(bytes);
+    view.lost_bytes = view.lost_bytes.max(bytes);
 }
 
 /// The runner told what it knows; whether that is news.

@@ -44,7 +44,7 @@ fn emit(text: &str) -> Effect {
 }
 
 fn resume(received_bytes: u64, incarnation: Option<&str>) -> Resume {
-    Resume { received_bytes, incarnation: incarnation.map(Into::into) }
+    Resume { received_bytes, lost_bytes: 0, incarnation: incarnation.map(Into::into) }
 }
 
 #[test]

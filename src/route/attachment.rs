@@ -238,7 +238,7 @@ impl Attachment {
 
     /// Marks what the client misses before what is left.
     fn rewound(&mut self, run: RunId, mut tap: Tap, resume: &Resume, cx: &mut Context<'_>) -> Tap {
-        let bytes = tap.rewind(resume.received_bytes);
+        let bytes = resume.lost_bytes.saturating_add(tap.rewind(resume.received_bytes));
         if bytes > 0 {
             self.report(Some(Report::OutputLost { run, bytes }), cx);
         }

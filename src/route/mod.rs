@@ -100,7 +100,7 @@ pub enum Report {
     OutputLost {
         /// Which run.
         run: RunId,
-        /// How much of it.
+        /// How much of it, from its start.
         bytes: u64,
     },
 }
@@ -135,6 +135,9 @@ pub struct RunRequest {
 pub struct Resume {
     /// Console bytes that it has, those it was told are lost included.
     pub received_bytes: u64,
+    /// Those of them that it was told are lost.
+    #[serde(default)]
+    pub lost_bytes: u64,
     /// The runner that began the run; none when it heard of no beginning.
     #[serde(default)]
     pub incarnation: Option<String>,

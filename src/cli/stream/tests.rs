@@ -182,7 +182,7 @@ async fn a_run_goes_on_from_the_bytes_that_came_when_its_agent_is_back() {
     client.send(ServerFrame::StdinCredit(2)).await;
 
     let open = client.agent_returns().await;
-    let resume = Resume { received_bytes: 7, incarnation: Some("one".into()) };
+    let resume = Resume { received_bytes: 7, lost_bytes: 4, incarnation: Some("one".into()) };
     assert_eq!((open.resume, open.credit), (Some(resume), OUTPUT_WINDOW - 3));
     client.send(ServerFrame::Resumed(Resumed { stdin_bytes: 4, stdin_room: 100 })).await;
     assert_eq!(next(&mut client.agent).await, ClientFrame::Stdin(Bytes::from_static(b"5")));

@@ -21,7 +21,7 @@ fn cat() -> RunRequest {
 }
 
 fn resume(received_bytes: u64) -> Resume {
-    Resume { received_bytes, incarnation: Some("one".into()) }
+    Resume { received_bytes, incarnation: Some("one".into()), ..Resume::default() }
 }
 
 async fn next(run: &mut StreamRun) -> Output {
@@ -131,7 +131,7 @@ async fn a_run_that_was_never_sent_is_begun_and_one_of_another_runner_is_not() {
     let node = Node::start(Config::default());
     let (kernel, _reports) = node.attach().await;
     let request = exec("echo once");
-    let resume = |incarnation: &str| Resume { received_bytes: 0, incarnation: Some(incarnation.into()) };
+    let resume = |incarnation: &str| Resume { incarnation: Some(incarnation.into()), ..Resume::default() };
     // Asked before the runner has ever answered.
     let early = tokio::spawn({
         let (handle, request, resume) = (node.handle.clone(), request.clone(), resume("one"));
