@@ -168,6 +168,8 @@ fn a_pushed_policy_decides_without_a_restart_and_after_one() {
     assert_eq!(agent.scheduler(), ("last-core".into(), "pushed".into()));
     assert_eq!(agent.would_get(), Value::from(last.clone()));
 
+    // Reading the journal waits until it is written; a kill before that would cost its last record.
+    agent.says(&["policy", "journal", "-n", "1"]);
     agent.kill();
     agent.start();
     assert_eq!(agent.scheduler(), ("last-core".into(), "pushed".into()));
