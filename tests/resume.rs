@@ -214,8 +214,9 @@ fn whatever_dies_with_an_agent_that_is_busy_is_counted_to_the_byte() {
     let mut node = Node::start();
     node.berth(&["create", "--name", "k1"]);
     let end = node.in_kernel("end");
-    let mut client = node.exec("seq 1 3000000; until [ -e end ]; do sleep 0.01; done; echo last; exit 4");
-    let produced: usize = (1..=3_000_000_usize).map(|i| i.to_string().len() + 1).sum();
+    // An agent holds 13 MB of one run at most; more than three can take with them.
+    let mut client = node.exec("seq 1 8000000; until [ -e end ]; do sleep 0.01; done; echo last; exit 4");
+    let produced: usize = (1..=8_000_000_usize).map(|i| i.to_string().len() + 1).sum();
     let mut shown = Vec::new();
     for _ in 0..3 {
         let mut piece = vec![0; 2 << 20];
