@@ -3,6 +3,7 @@
 use berth_link::EndedTask;
 use proptest::prelude::*;
 
+use super::super::Resume;
 use super::*;
 
 const LOST_CLIENT: Duration = Duration::from_secs(30);

@@ -23,9 +23,12 @@ use std::time::Duration;
 use berth_link::{Op, PROTOCOL_WITH_RUNS, STDIN_WINDOW};
 use bytes::Bytes;
 
-use super::held::{Held, Piece, run_id};
-use super::{Output, Resume, RunEnd, RunRequest, RunnerStatus, Task};
+use super::held::Held;
+use super::{Output, RunEnd, RunRequest, RunnerStatus, Task};
 use crate::ids::RunId;
+
+#[path = "adoption.rs"]
+mod adoption;
 
 /// How long a run may take after the interrupt that its timeout sent.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
@@ -233,28 +236,6 @@ impl Machine {
             protocol: 0,
             lost_client,
             ends: VecDeque::new(),
-        }
-    }
-
-    /// Where a run is whose client has come back. A run that was never sent can be told from one that
-    /// was: the runner takes an earlier agent's tasks from the wire before it answers this one.
-    pub(super) fn place(&self, run: &RunId, resume: &Resume) -> Place {
-        if let Some(Past { end, output_bytes, .. }) = self.past(run) {
-            return Place::Ended { end: end.clone(), output_bytes: *output_bytes };
-        }
-        let restarted = resume.incarnation.is_some()
-            && self.incarnation.is_some()
-            && resume.incarnation != self.incarnation;
-        match self.current() {
-            Some(current) if current.run == *run => {
-                let (stdin_bytes, stdin_room) = (current.stdin.received, current.stdin.room());
-                Place::Current { stdin_bytes, stdin_room }
-            }
-            _ if self.waits(run).is_some() => Place::Waiting,
-            _ if matches!(self.turn, Turn::Unknown(_)) => Place::Unsettled,
-            _ if restarted => Place::Restarted,
-            _ if self.protocol >= PROTOCOL_WITH_RUNS && resume.received_bytes == 0 => Place::Never,
-            _ => Place::Unsure,
         }
     }
 
@@ -521,60 +502,6 @@ impl Machine {
         self.start_next(effects);
     }
 
-    /// The first answer: it says whose was held, how the last runs ended, and what runs.
-    fn settle(&mut self, held: Held, status: &RunnerStatus, effects: &mut Vec<Effect>) {
-        self.expected_done = status.tasks_done + u64::from(status.running.is_some());
-        let settled = held.settle(status);
-        effects.extend((0..settled.strays).map(|_| Effect::Stray));
-        let first = status.recent.len() - settled.ended.len();
-        let mut pieces = settled.ended.into_iter();
-        for (at, task) in status.recent.iter().enumerate() {
-            let piece = if at >= first { pieces.next() } else { None };
-            let run = run_id(task.run.as_deref()).filter(|run| self.past(run).is_none());
-            let end = RunEnd::Finished { exit_code: task.exit_code };
-            match (run, piece) {
-                (Some(run), Some(piece)) => {
-                    self.adopt(run, piece, Stdin::default(), effects);
-                    self.end_current(end, Turn::Idle, effects);
-                }
-                // Its end was told, or nearly: whoever comes back for it gets it once more.
-                (Some(run), None) => self.remember(Past { run, end, output_bytes: task.output_bytes }),
-                (None, piece) => drop_piece(piece, effects),
-            }
-        }
-        let run = run_id(status.run.as_deref()).filter(|run| self.past(run).is_none());
-        match (&status.running, run) {
-            (None, _) => self.turn = Turn::Idle,
-            (Some(_), None) => {
-                drop_piece(Some(settled.current), effects);
-                self.turn = Turn::Draining;
-            }
-            (Some(_), Some(run)) => {
-                let stdin = Stdin {
-                    open: true,
-                    received: status.stdin_bytes,
-                    unacknowledged: usize::try_from(status.stdin_held).unwrap_or(usize::MAX),
-                };
-                self.adopt(run.clone(), settled.current, stdin, effects);
-                let after = self.lost_client;
-                effects.push(Effect::Arm { run, timer: Timer::LostClient, after });
-            }
-        }
-    }
-
-    /// Takes up an earlier agent's run with what was held of its output.
-    fn adopt(&mut self, run: RunId, piece: Piece, stdin: Stdin, effects: &mut Vec<Effect>) {
-        let Piece { at, records } = piece;
-        effects.push(Effect::Adopt { run: run.clone(), at });
-        self.turn = Turn::Running(Current { run, stdin, output_bytes: at, timed: false, timed_out: false });
-        for record in records {
-            // What the answer counts as held was counted after every acknowledgement before it.
-            if matches!(record, Record::Output(_)) {
-                self.record(record, effects);
-            }
-        }
-    }
-
     /// The runner does nothing, and the `finished` that should have said so never came.
     fn missed_end(&mut self, status: &RunnerStatus, effects: &mut Vec<Effect>) {
         let told = self.current().and_then(|current| {
@@ -650,12 +577,6 @@ impl Machine {
         }
         self.turn = Turn::Unknown(Held::default());
     }
-}
-
-/// Records of a task that has no name.
-fn drop_piece(piece: Option<Piece>, effects: &mut Vec<Effect>) {
-    let records = piece.map_or(0, |piece| piece.records.len());
-    effects.extend((0..records).map(|_| Effect::Stray));
 }
 
 fn encode(task: Task) -> (Op, Bytes) {

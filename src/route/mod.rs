@@ -8,7 +8,7 @@
 //!  OutputReceiver <--batches of Output-----+  per kernel <-- PULL <-- runner
 //!        +---------credit, Resume--------->+           +--Report--> kernel actor (try_send)
 //! ```
-//! * [`machine`]: what a run is and who it belongs to; pure.
+//! * [`machine`]: what a run is and who it belongs to; `adoption`: runs of an earlier agent; pure.
 //! * [`held`]: what came before the runner's first answer, and whose it is; pure.
 //! * [`flow`]: output on its way to a client, and the bound on it.
 //! * [`wire`], [`keepalive`], [`timers`], [`reports`]: what a message means, what an answer is worth,

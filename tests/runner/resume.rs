@@ -95,7 +95,7 @@ fn an_announcement_of_an_agent_that_died_does_not_reach_the_next_task() {
 #[test]
 fn every_byte_is_counted_wherever_the_agent_went_away() {
     let (kernel, agent) = Kernel::start();
-    exec(&agent, "long", "seq 1 400000; touch done; cat; exit 3");
+    exec(&agent, "long", "seq 1 400000; touch done; until [ -e go ]; do sleep 0.01; done; exit 3");
     let mut run = Run::default();
     agent.until(&mut run, "\n");
     drop(agent);
@@ -105,6 +105,7 @@ fn every_byte_is_counted_wherever_the_agent_went_away() {
     // What the first one had read from the wire is gone; the count says how much.
     let before = told.output_bytes - held.stdout.len() as u64;
     let expected: String = (1..=400_000).map(|i| format!("{i}\n")).collect();
+    fs::write(kernel.work("go"), "").unwrap();
     while held.exit_code.is_none() {
         let (kind, payload) = agent.receive();
         held.take(&kind, payload);
