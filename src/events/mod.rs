@@ -228,6 +228,19 @@ impl Outbox {
         Reader { stream: Arc::clone(&self.stream), newest: self.newest.subscribe(), cursor }
     }
 
+    /// Why a kernel of that id has ended, as far as the retained events tell; none while it lives or when there
+    /// was none.
+    #[must_use]
+    pub fn ended(&self, kernel: KernelId) -> Option<String> {
+        let stream = lock(&self.stream);
+        stream.events.iter().rev().filter(|event| event.kernel == kernel).find_map(|event| {
+            match &event.kind {
+                EventKind::KernelTerminated { reason, .. } => Some(reason.clone()),
+                _ => None,
+            }
+        })
+    }
+
     /// Where the reader of that name goes on; none when it has never acknowledged anything.
     #[must_use]
     pub fn cursor(&self, name: &str) -> Option<u64> {
@@ -388,6 +401,19 @@ mod tests {
         // On disk there are no more than that either, but for the last transaction's.
         let (rows, _) = outbox.store.load::<Event>().await.unwrap();
         assert_eq!(rows.iter().map(|event| event.seq).collect::<Vec<_>>(), [6, 7, 8, 9, 10]);
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_has_ended_is_known_by_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = open(&dir, RETAINED).await;
+        let (kernel, session) = (KernelId::random(), SessionId::random());
+        let end = EventKind::KernelTerminated { reason: "failed-to-start".to_owned(), exit_code: None };
+        for (kind, ended) in [(EventKind::KernelPreparing, None), (end, Some("failed-to-start".to_owned()))] {
+            outbox.commit(Changes::default(), [(kernel, session, kind)]).await.unwrap();
+            assert_eq!(outbox.ended(kernel), ended);
+        }
+        assert_eq!(outbox.ended(KernelId::random()), None);
     }
 
     #[tokio::test]

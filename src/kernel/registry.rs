@@ -61,6 +61,15 @@ impl Kernels {
     /// that cancels the creation.
     pub async fn create(&self, request: CreateRequest) -> mpsc::Receiver<Progress> {
         let (progress, receiver) = mpsc::channel(16);
+        // An id has one life: a client that asks again, because it lost its agent, is told how that ended.
+        if let Some(reason) = self.inner.shared.outbox.ended(request.kernel) {
+            let message = format!("kernel {} has been and has ended: {reason}", request.kernel);
+            let error = KernelError::new("kernel-ended", message)
+                .hint("`berth events` tells when; ask for a new one");
+            // The channel is new and has room.
+            let _ = progress.try_send(Progress::Failed { error });
+            return receiver;
+        }
         let now = now_ms();
         let name = request.name.clone().unwrap_or_else(|| made_up_name(request.kernel));
         let view = KernelView {
