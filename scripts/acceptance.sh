@@ -254,7 +254,7 @@ fi
 if wanted crash; then
     heading "kill -9"
     BERTH_CRASH_KILLS=200 BERTH_CRASH_KILLS_DOCKER=20 cargo test --workspace --test crash -- --nocapture 2>&1 |
-        grep -E '^test |kills;|^seed|skipped' | sed 's/^/      /' | tee "$WORK/crash"
+        grep -E '^test |kills;|^seed|skipped|panicked' -A2 | sed 's/^/      /' | tee "$WORK/crash"
     if grep -q 'FAILED' "$WORK/crash" || ! grep -q ' ok$' "$WORK/crash"; then
         result FAIL "every kill leads to the same end" "see above"
     else

@@ -167,7 +167,7 @@ fn an_agent_whose_core_stands_still_ends_itself_and_its_kernels_live() {
 #[test]
 fn kills_at_random_instants_on_processes() {
     if runner_is_there() {
-        random_kills(Engine::Process, count("BERTH_CRASH_KILLS", 60), None);
+        random_kills(Engine::Process, count("BERTH_CRASH_KILLS", 20), None);
     }
 }
 
@@ -176,7 +176,7 @@ fn kills_at_random_instants_on_docker() {
     if runner_is_there()
         && let Some(image) = docker_image()
     {
-        random_kills(Engine::Docker, count("BERTH_CRASH_KILLS_DOCKER", 10), Some(image));
+        random_kills(Engine::Docker, count("BERTH_CRASH_KILLS_DOCKER", 5), Some(image));
     }
 }
 
