@@ -38,29 +38,28 @@ impl Output {
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> Result<(), CliError> {
-        match self.form {
-            Form::Text => print(&text(value)),
-            Form::Json => {
-                let mut json = serde_json::to_string_pretty(value)
-                    .map_err(|error| CliError::new(format!("this cannot be written as JSON: {error}")))?;
-                json.push('\n');
-                print(&json)
-            }
-        }
+        self.write(value, text, serde_json::to_string_pretty)
     }
-}
 
-impl Output {
     /// Prints one of many values: as JSON on one line, or what `text` makes of it.
     pub(super) fn print_line<T: Serialize>(
         self,
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> Result<(), CliError> {
+        self.write(value, text, serde_json::to_string)
+    }
+
+    fn write<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+        json: fn(&T) -> serde_json::Result<String>,
+    ) -> Result<(), CliError> {
         match self.form {
             Form::Text => print(&text(value)),
             Form::Json => {
-                let json = serde_json::to_string(value)
+                let json = json(value)
                     .map_err(|error| CliError::new(format!("this cannot be written as JSON: {error}")))?;
                 print(&(json + "\n"))
             }
