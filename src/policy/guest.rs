@@ -11,7 +11,7 @@ use super::bindings::{
 use super::journal::Told;
 use super::sandbox::{State, clean};
 use super::weigh::Weigh;
-use super::worlds::{Adjust, Order, Place, Report};
+use super::worlds::{Adjust, Evict, Order, Place, Report};
 use super::{Refusal, WorldKind};
 
 /// Longest text of a refusal, in bytes.
@@ -239,6 +239,23 @@ impl Asked for Order {
         let mut own = question.clone();
         own.waiting.iter_mut().for_each(|request| terms.hide(request));
         Cow::Owned(own)
+    }
+}
+
+impl Asked for Evict {
+    fn weigh(question: &Self::Question) -> usize {
+        question.pressure.behind() + question.running.behind() + question.node.behind()
+    }
+
+    fn call(
+        guest: &Guest,
+        store: &mut Store<State>,
+        ctx: &types::Context,
+        question: &Self::Question,
+    ) -> wasmtime::Result<Result<Vec<scheduling::Eviction>, Refusal>> {
+        let Guest::Scheduler(guest) = guest else { return Err(another_world()) };
+        let (pressure, running, node) = (&question.pressure, &question.running, &question.node);
+        guest.berth_policy_scheduling().call_evict(store, ctx, pressure, running, node).map(Ok)
     }
 }
 

@@ -30,6 +30,7 @@ mod guest;
 mod header;
 mod host;
 pub mod journal;
+pub mod json;
 mod ladder;
 mod load;
 mod pool;

@@ -70,10 +70,26 @@ weigh! {
     scheduling::Choice { stock, links, tenants }
     scheduling::Tally { owner, project }
     scheduling::Load { tallies }
+    scheduling::RunningKernel { kernel_id, owner, project, shares }
     configuring::Mount { source, target }
     configuring::Ulimit { name }
     configuring::Variable { name, value }
     configuring::Plan { env, mounts, labels, capabilities, ulimits, network, hostname }
+}
+
+impl Weigh for u32 {
+    fn behind(&self) -> usize {
+        0
+    }
+}
+
+impl Weigh for scheduling::Pressure {
+    fn behind(&self) -> usize {
+        match self {
+            Self::Devices(lost) => lost.behind(),
+            Self::Memory(_) | Self::Disk(_) | Self::Pids(_) => 0,
+        }
+    }
 }
 
 impl Weigh for types::SettingValue {

@@ -225,6 +225,41 @@ async fn a_start_that_was_not_noted_is_found_by_the_supervisors_own_note() {
 }
 
 #[tokio::test]
+async fn a_supervisor_on_its_way_is_waited_for_and_not_started_twice() {
+    for remove in [false, true] {
+        let Some((stage, dir, runner)) = stage(BARE).await else { return };
+        let path = dir.path().to_owned();
+        on(stage, |stage| async move {
+            let id = stage.started(&stage.spec("echo up; while :; do sleep 0.05; done")).await;
+            stage.has_said(&id, "up").await;
+            // As if the agent had been killed just after the fork.
+            let folder = path.join("containers").join(id.as_str());
+            std::fs::remove_file(folder.join("start.json")).unwrap();
+            std::fs::rename(folder.join("pid"), folder.join("later")).unwrap();
+            let again = open(&path, &runner, &BARE).await;
+            assert_eq!(again.inspect(&id).await.unwrap().unwrap().state, ContainerState::Created);
+            let late = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                std::fs::rename(folder.join("later"), folder.join("pid")).unwrap();
+            });
+            let mark = format!("BERTH_CONTAINER={id}");
+            let count = || environments().iter().filter(|environment| environment.contains(&mark)).count();
+            if remove {
+                again.remove(&id).await.unwrap();
+                assert_eq!(count(), 0);
+            } else {
+                let before = count();
+                again.start(&id).await.unwrap();
+                assert_eq!(again.inspect(&id).await.unwrap().unwrap().state, ContainerState::Running);
+                assert_eq!(count(), before);
+            }
+            late.join().unwrap();
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_killed_supervisor_leaves_an_end_without_code_and_no_process() {
     for ways in [BARE, BEST] {
         let Some((stage, _dir, _)) = stage(ways).await else { return };

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/ID/spec.json     written by `create`: the container exists
 //!        start.json    written by `start`: who its supervisor is
+//!        lock          held by the supervisor, and by `start` until there is one
 //!        pid           written by the supervisor: its pid, for an agent killed within `start`
 //!        exit.json     written by the supervisor at the end
 //!        console.log   and console.log.1, written by the supervisor
@@ -143,11 +144,31 @@ impl Container {
         fs::OpenOptions::new().create(true).append(true).mode(0o600).open(self.dir.join("supervisor.log"))
     }
 
+    /// The right to start it, which the supervisor inherits as its standard input and so holds from the
+    /// moment it is forked until it has ended. None: somebody has it.
+    pub(super) fn lock(&self) -> io::Result<Option<fs::File>> {
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).append(true).read(true).mode(0o600).open(self.dir.join("lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Whether an agent was killed within `start` and left a supervisor that has not noted its pid yet.
+    pub(super) fn is_being_started(&self) -> io::Result<bool> {
+        if self.pid_file().exists() || !self.dir.join("lock").exists() {
+            return Ok(false);
+        }
+        Ok(self.lock()?.is_none())
+    }
+
     pub(super) fn started(&self, start: &Start) -> io::Result<()> {
         write_json(&self.dir.join("start.json"), start)
     }
 
-    /// Who supervises it; none: never started.
+    /// Who supervises it; none: never started, or nobody noted who it was before it ended.
     pub(super) fn start(&self) -> io::Result<Option<Start>> {
         if let Some(start) = read_json(&self.dir.join("start.json"))? {
             return Ok(Some(start));
@@ -183,9 +204,12 @@ impl Container {
         if let Some(exit) = self.exit()? {
             return Ok((exit, None));
         }
-        let Some(start) = self.start()? else { return Ok((ContainerState::Created, None)) };
-        if start.supervisor.open()?.is_some() {
-            return Ok((ContainerState::Running, u32::try_from(start.supervisor.pid).ok()));
+        match self.start()? {
+            None if !self.pid_file().exists() => return Ok((ContainerState::Created, None)),
+            Some(start) if start.supervisor.open()?.is_some() => {
+                return Ok((ContainerState::Running, u32::try_from(start.supervisor.pid).ok()));
+            }
+            None | Some(_) => {}
         }
         // It ended between the two looks, or was killed and wrote nothing.
         let lost = || ContainerState::Exited { code: None, oom_killed: self.ran_out_of_memory() };

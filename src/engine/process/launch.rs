@@ -1,6 +1,7 @@
 //! Starting the supervisor of a kernel.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -51,13 +52,14 @@ pub(super) fn words(
 }
 
 /// Starts `words` within the groups of `limits` and on the cores of `spec`; it outlives the agent.
-/// A thread of its own reaps it when it ends while the agent lives.
+/// A thread of its own reaps it when it ends while the agent lives. It holds `lock` as long as it lives.
 pub(super) async fn spawn(
     words: Vec<OsString>,
     container: &Container,
     spec: &ContainerSpec,
     limits: &Limits,
     sandboxed: bool,
+    lock: File,
 ) -> Result<Identity, EngineError> {
     let failed = |error: io::Error| EngineError::Failed { call: "start", message: error.to_string() };
     let mut command = command(words, limits).map_err(failed)?;
@@ -69,7 +71,7 @@ pub(super) async fn spawn(
         .env(MARK, container.id.as_str())
         // Within a sandbox it may lie where this host has nothing.
         .current_dir(if sandboxed { "/" } else { spec.working_dir.as_str() })
-        .stdin(Stdio::null())
+        .stdin(Stdio::from(lock))
         .stdout(Stdio::null())
         .stderr(container.complaints().map_err(failed)?);
     let cores = cores(&spec.cpuset)?;
@@ -88,7 +90,7 @@ pub(super) async fn spawn(
 
 /// Affinity is inherited, so this thread takes it on before it makes the child.
 fn reap(mut command: Command, cores: Option<CpuSet>, started: oneshot::Sender<io::Result<Identity>>) {
-    let mut begin = || -> io::Result<_> {
+    let begin = |command: &mut Command| -> io::Result<_> {
         if let Some(cores) = cores {
             sched_setaffinity(None, &cores)
                 .map_err(|error| io::Error::other(format!("its cores cannot be used: {error}")))?;
@@ -98,7 +100,10 @@ fn reap(mut command: Command, cores: Option<CpuSet>, started: oneshot::Sender<io
             io::Error::new(error.kind(), format!("{program}: {error}"))
         })
     };
-    match begin() {
+    let begun = begin(&mut command);
+    // It holds the lock too: from here on only the supervisor does.
+    drop(command);
+    match begun {
         Ok(mut child) => {
             // Read before it can be reaped: the pid is its own.
             let identity = i32::try_from(child.id()).map_err(io::Error::other).and_then(Identity::of);

@@ -42,6 +42,9 @@ mod watch;
 /// The one image of this engine: the host itself.
 pub const HOST_IMAGE: &str = "host";
 
+/// Between two looks at what cannot be waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Whether bubblewrap is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sandbox {
@@ -261,6 +264,17 @@ impl Inner {
 
     async fn start(&self, container: &Container) -> Result<(), EngineError> {
         let _one_at_a_time = self.starting.lock().await;
+        // Held by a supervisor that runs, or that an agent which was killed just now has left on its way.
+        let lock = loop {
+            if let Some(lock) = container.lock().map_err(gone_or("start", &container.id))? {
+                break lock;
+            }
+            let view = container.view().map_err(failed("start"))?;
+            if view.is_some_and(|view| view.state == ContainerState::Running) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        };
         let view = container.view().map_err(failed("start"))?;
         match view.map(|view| view.state) {
             None => return Err(EngineError::NoSuchContainer(container.id.clone())),
@@ -276,14 +290,23 @@ impl Inner {
         let limits = container.limits().map_err(failed("start"))?;
         let sandbox = self.sandbox.as_ref().ok();
         let words = launch::words(&self.runner, container, &spec, sandbox, ulimits::own_limit);
-        let supervisor = launch::spawn(words, container, &spec, &limits, sandbox.is_some()).await?;
+        let supervisor = launch::spawn(words, container, &spec, &limits, sandbox.is_some(), lock).await?;
         container.started(&Start { supervisor, sandboxed: sandbox.is_some() }).map_err(failed("start"))?;
         self.starts.send_modify(|count| *count += 1);
         Ok(())
     }
 
+    /// Waits for a supervisor that an agent which was killed just now has left on its way.
+    async fn started_or_not(container: &Container) -> io::Result<()> {
+        while container.is_being_started()? {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
     /// Asks a kernel to end, then ends it. Returns when it has ended.
     async fn stop(&self, container: &Container, grace: Duration) -> Result<(), EngineError> {
+        Self::started_or_not(container).await.map_err(failed("stop"))?;
         match container.view().map_err(failed("stop"))?.map(|view| view.state) {
             None => return Err(EngineError::NoSuchContainer(container.id.clone())),
             Some(ContainerState::Running) => {}
@@ -313,6 +336,7 @@ impl Inner {
     }
 
     async fn remove(&self, container: &Container) -> Result<(), EngineError> {
+        Self::started_or_not(container).await.map_err(failed("remove"))?;
         if let Some(start) = container.start().map_err(failed("remove"))? {
             self.kill(&start).await.map_err(failed("remove"))?;
             if !container.exit_file().exists() {
@@ -322,7 +346,7 @@ impl Inner {
         let limits = container.limits().map_err(failed("remove"))?;
         // A process that was killed leaves its groups a moment later.
         while !limits.remove() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         let (folder, container) = (self.folder.clone(), container.clone());
         blocking("remove", self.deadlines.remove, move || {
@@ -346,7 +370,7 @@ impl Inner {
             }
             tracing::warn!(container = %container.id, left, "processes without a supervisor were killed");
             // What is being killed may have made another just before.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -516,6 +540,14 @@ async fn blocking<T: Send + 'static>(
             .unwrap_or_else(|error| Err(failed(call)(io::Error::other(error))))
     })
     .await
+}
+
+/// A file of a container whose folder is not there says that there is no such container.
+fn gone_or(call: &'static str, id: &ContainerId) -> impl Fn(io::Error) -> EngineError {
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound => EngineError::NoSuchContainer(id.clone()),
+        _ => failed(call)(error),
+    }
 }
 
 fn failed(call: &'static str) -> impl Fn(io::Error) -> EngineError {

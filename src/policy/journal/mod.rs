@@ -11,7 +11,7 @@
 //! 30 s and written only when question or answer differ from the last. Records with `"replayable": false` met a
 //! deadline, a memory limit or a full queue: another machine, or the same one later, may decide otherwise.
 //!
-//! Files: `json` (the WIT's types as JSON), `told` (each decision), `ring` (the files), `phrase` (for people).
+//! Files: `told` (each decision), `ring` (the files), `phrase` (for people).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,6 @@ use tokio::sync::{oneshot, watch};
 use super::{DecidedBy, Fault, PolicyFault, Refusal, Rung, WorldKind};
 use crate::ids::Digest;
 
-pub(super) mod json;
 pub mod phrase;
 mod ring;
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use super::Entry;
-use super::json::Jot as _;
 use crate::amount;
+use crate::policy::json::Jot as _;
 
 /// What was decided, as a phrase: "cpu: 2, 3; mem: 512 MiB", "2 edits: set-env A, add-mount /data", "refused: …".
 #[must_use]
@@ -32,6 +32,13 @@ pub fn outcome(entry: &Entry) -> String {
             [one] => format!("1 edit: {}", edit(one)),
             many => format!("{} edits: {}", many.len(), join(many.iter().map(edit), "")),
         },
+        "evict" => join(
+            array(answer).iter().map(|eviction| {
+                let kernel = at(&entry.question["running"], &eviction["kernel"]);
+                format!("{} ({})", text(&kernel["kernel-id"]), text(&eviction["reason"]))
+            }),
+            "nobody goes",
+        ),
         "report" => {
             let slots = array(&answer["slots"]).iter().map(|slot| {
                 let total: u64 =

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::*;
 use crate::policy::bindings::types;
+use crate::policy::json::Jot as _;
 use crate::policy::worlds::{Place, PlaceQuestion};
-use json::Jot as _;
 
 fn entry(seq: u64, kernel: &str) -> Entry {
     let by = DecidedBy {

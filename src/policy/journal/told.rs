@@ -2,9 +2,12 @@
 
 use serde_json::Value;
 
-use super::json::{Jot as _, object};
 use crate::policy::Decision;
-use crate::policy::worlds::{Adjust, Order, Place, Report};
+use crate::policy::json::{Fields, Jot as _, Wrong, object};
+use crate::policy::worlds::{
+    Adjust, AdjustQuestion, Evict, EvictQuestion, Order, OrderQuestion, Place, PlaceQuestion, Report,
+    ReportQuestion,
+};
 
 /// A decision that can be written down.
 pub trait Told: Decision {
@@ -12,6 +15,11 @@ pub trait Told: Decision {
     fn kernels(question: &Self::Question) -> Vec<String>;
     /// What was asked, without the context.
     fn question(question: &Self::Question) -> Value;
+    /// The same from its JSON: a journal's, or one that somebody wrote.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    fn read(question: &Value) -> Result<Self::Question, Wrong>;
     /// What was answered, as it was checked and completed.
     fn answer(answer: &Self::Answer) -> Value;
     /// Asked again and again: written only when question or answer differ from the last.
@@ -25,6 +33,12 @@ impl Told for Report {
 
     fn question(question: &Self::Question) -> Value {
         object([("inventory", question.inventory.json())])
+    }
+
+    fn read(question: &Value) -> Result<Self::Question, Wrong> {
+        let mut fields = Fields::of(question)?;
+        let question = ReportQuestion { inventory: fields.take("inventory")? };
+        fields.end().map(|()| question)
     }
 
     fn answer(answer: &Self::Answer) -> Value {
@@ -47,6 +61,16 @@ impl Told for Place {
         ])
     }
 
+    fn read(question: &Value) -> Result<Self::Question, Wrong> {
+        let mut fields = Fields::of(question)?;
+        let question = PlaceQuestion {
+            request: fields.take("request")?,
+            node: fields.take("node")?,
+            choice: fields.take("choice")?,
+        };
+        fields.end().map(|()| question)
+    }
+
     fn answer(answer: &Self::Answer) -> Value {
         object([("shares", answer.json())])
     }
@@ -63,6 +87,44 @@ impl Told for Order {
             ("node", question.node.json()),
             ("load", question.load.json()),
         ])
+    }
+
+    fn read(question: &Value) -> Result<Self::Question, Wrong> {
+        let mut fields = Fields::of(question)?;
+        let question = OrderQuestion {
+            waiting: fields.take("waiting")?,
+            node: fields.take("node")?,
+            load: fields.take("load")?,
+        };
+        fields.end().map(|()| question)
+    }
+
+    fn answer(answer: &Self::Answer) -> Value {
+        answer.json()
+    }
+}
+
+impl Told for Evict {
+    fn kernels(question: &Self::Question) -> Vec<String> {
+        question.running.iter().map(|kernel| kernel.kernel_id.clone()).collect()
+    }
+
+    fn question(question: &Self::Question) -> Value {
+        object([
+            ("pressure", question.pressure.json()),
+            ("running", question.running.json()),
+            ("node", question.node.json()),
+        ])
+    }
+
+    fn read(question: &Value) -> Result<Self::Question, Wrong> {
+        let mut fields = Fields::of(question)?;
+        let question = EvictQuestion {
+            pressure: fields.take("pressure")?,
+            running: fields.take("running")?,
+            node: fields.take("node")?,
+        };
+        fields.end().map(|()| question)
     }
 
     fn answer(answer: &Self::Answer) -> Value {
@@ -83,6 +145,18 @@ impl Told for Adjust {
             ("plan", question.plan.json()),
             ("grants", question.grants.json()),
         ])
+    }
+
+    fn read(question: &Value) -> Result<Self::Question, Wrong> {
+        let mut fields = Fields::of(question)?;
+        let question = AdjustQuestion {
+            request: fields.take("request")?,
+            node: fields.take("node")?,
+            shares: fields.take("shares")?,
+            plan: fields.take("plan")?,
+            grants: fields.take("grants")?,
+        };
+        fields.end().map(|()| question)
     }
 
     fn answer(answer: &Self::Answer) -> Value {

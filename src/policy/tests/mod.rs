@@ -65,6 +65,10 @@ impl journal::Told for TestOrder {
         Order::question(&question.inner)
     }
 
+    fn read(question: &serde_json::Value) -> Result<TestQuestion, json::Wrong> {
+        Ok(TestQuestion { inner: Order::read(question)?, threads: Arc::default() })
+    }
+
     fn answer(answer: &usize) -> serde_json::Value {
         (*answer).into()
     }

@@ -12,17 +12,20 @@
 //! | `report` | [`report`] | unknown devices, more than a device has, malformed names, silicon counted twice |
 //! | `place` | [`place`] | more than is free, sums that differ from the request, broken quanta, excluded slots together |
 //! | `order` | [`order`] | somebody named twice or not waiting |
+//! | `evict` | [`evict`] | somebody named twice or not running, a grace period beyond reason |
 //! | `adjust` | [`adjust`] | edits that are not granted, impossible values, a target or key twice |
 
 use super::bindings::{configuring, reporting, scheduling, types};
 use super::{Decision, Refusal, WorldKind};
 
 pub mod adjust;
+pub mod evict;
 pub mod order;
 pub mod place;
 pub mod report;
 
 pub use adjust::{Adjust, AdjustQuestion};
+pub use evict::{Evict, EvictQuestion};
 pub use order::{Order, OrderQuestion};
 pub use place::{Place, PlaceQuestion};
 pub use report::{Report, ReportQuestion};
@@ -32,7 +35,6 @@ pub use report::{Report, ReportQuestion};
 #[allow(dead_code, reason = "some of it only the guest's settings need")]
 mod container_config;
 #[path = "../../../policies/scheduler/src/logic.rs"]
-#[allow(dead_code, reason = "nobody asks `evict` yet")]
 mod scheduler;
 #[path = "../../../policies/slot-reporter/src/logic.rs"]
 mod slot_reporter;
