@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use berth::events::{Event, EventKind, Next, Outbox};
+use berth::events::{Event, EventKind};
 use berth::ids::KernelId;
 use serde_json::Value;
 
@@ -63,27 +63,35 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, wanted: &T, found: &T) -> Re
     if wanted == found { Ok(()) } else { Err(format!("{what}: wanted {wanted:?}, found {found:?}")) }
 }
 
-/// Reads every event from the state of an agent that has ended: each kernel's came in order and once, and
-/// those that are not `alive` have ended. Returns how many there were.
-pub fn events_once(agent: &Agent, alive: &BTreeSet<KernelId>) -> usize {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let events: Vec<Event> = runtime.block_on(async {
-        let store = berth::store::open(&agent.state()).unwrap().handle;
-        let outbox = Outbox::open(store.clone()).await.unwrap();
-        let mut reader = outbox.subscribe(Some(1));
-        drop(outbox);
-        let mut events = Vec::new();
-        while let Some(next) = reader.next().await {
-            match next {
-                Next::Event(event) => events.push(event),
-                Next::Lost(count) => panic!("{count} events are no longer there"),
-            }
+/// Every event of an agent, read while it lives: it retains only the newest.
+#[derive(Debug, Default)]
+pub struct Events(Vec<Event>);
+
+impl Events {
+    /// Reads those that are new.
+    pub fn read_on(&mut self, agent: &Agent) {
+        let from = (self.0.len() + 1).to_string();
+        let output = agent.cli(&["events", "--from", &from, "-o", "json"]);
+        assert!(output.status.success(), "{output:?}\n{}", agent.log());
+        for line in String::from_utf8(output.stdout).unwrap().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line.get("lost"), None, "events are no longer there");
+            let event: Event = serde_json::from_value(line["event"].clone()).unwrap();
+            assert_eq!(event.seq, self.0.len() as u64 + 1, "an event is missing, or there twice");
+            self.0.push(event);
         }
-        store.close().await;
-        events
-    });
+    }
+
+    /// Each kernel's came in order and once, and those that are not `alive` have ended. Returns how many there were.
+    pub fn came_once(&self, alive: &BTreeSet<KernelId>) -> usize {
+        came_once(&self.0, alive);
+        self.0.len()
+    }
+}
+
+fn came_once(events: &[Event], alive: &BTreeSet<KernelId>) {
     let mut by_kernel: BTreeMap<KernelId, Vec<&EventKind>> = BTreeMap::new();
-    for event in &events {
+    for event in events {
         by_kernel.entry(event.kernel).or_default().push(&event.kind);
     }
     let order = |kind: &EventKind| match kind {
@@ -101,5 +109,4 @@ pub fn events_once(agent: &Agent, alive: &BTreeSet<KernelId>) -> usize {
     for kernel in alive {
         assert_eq!(by_kernel.get(kernel).map(Vec::len), Some(3), "kernel {kernel} lives");
     }
-    events.len()
 }

@@ -130,8 +130,9 @@ fn a_kill_at_every_intent_loses_and_leaks_nothing() {
         agent.kill();
     }
     agent.start();
-    agent.stop();
-    check::events_once(&agent, &keeper.alive());
+    let mut events = check::Events::default();
+    events.read_on(&agent);
+    events.came_once(&keeper.alive());
 }
 
 #[test]
@@ -167,7 +168,7 @@ fn an_agent_whose_core_stands_still_ends_itself_and_its_kernels_live() {
 #[test]
 fn kills_at_random_instants_on_processes() {
     if runner_is_there() {
-        random_kills(Engine::Process, count("BERTH_CRASH_KILLS", 20), None);
+        random_kills(Engine::Process, count("BERTH_CRASH_KILLS", 60), None);
     }
 }
 
@@ -176,7 +177,7 @@ fn kills_at_random_instants_on_docker() {
     if runner_is_there()
         && let Some(image) = docker_image()
     {
-        random_kills(Engine::Docker, count("BERTH_CRASH_KILLS_DOCKER", 5), Some(image));
+        random_kills(Engine::Docker, count("BERTH_CRASH_KILLS_DOCKER", 10), Some(image));
     }
 }
 
@@ -215,6 +216,7 @@ fn random_kills(engine: Engine, kills: usize, image: Option<String>) {
         })
         .collect();
 
+    let mut events = check::Events::default();
     let mut histogram: BTreeMap<&str, usize> = BTreeMap::new();
     let longest = if engine == Engine::Docker { 1500 } else { 500 };
     for _ in 0..kills {
@@ -238,6 +240,7 @@ fn random_kills(engine: Engine, kills: usize, image: Option<String>) {
             std::thread::sleep(Duration::from_millis(5));
         }
         check::settled(&agent);
+        events.read_on(&agent);
         assert_eq!(agent.pids(&keeper.container), keeper.pids, "the keeper's processes are others");
     }
     end.store(true, Ordering::SeqCst);
@@ -247,11 +250,11 @@ fn random_kills(engine: Engine, kills: usize, image: Option<String>) {
     }
     keeper.lives(&agent);
     check::settled(&agent);
-    agent.stop();
-    let events = check::events_once(&agent, &keeper.alive());
+    events.read_on(&agent);
+    let told = events.came_once(&keeper.alive());
     let idle = histogram.get("nothing").copied().unwrap_or(0);
     println!(
-        "{kills} kills; clients were at: {histogram:?}; {events} events, {} lives",
+        "{kills} kills; clients were at: {histogram:?}; {told} events, {} lives",
         finished.load(Ordering::SeqCst)
     );
     assert!(idle * 10 <= kills, "too many kills met nobody at work: {histogram:?}");
