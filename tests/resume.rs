@@ -1,7 +1,10 @@
 //! Clients whose agent is killed in the middle of their run: a real agent, real kernels (processes of this
-//! host), `kill -9`.
+//! host and, where there is an engine, containers), `kill -9`.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are part of the tests")]
+
+#[path = "support/engines.rs"]
+mod engines;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -9,6 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use engines::Engine;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything here takes: only a hang meets it.
@@ -17,16 +21,23 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A folder with an agent, which may be killed and started again. Dropping it ends the agent and every
 /// kernel.
 struct Node {
+    engine: Engine,
     agent: Option<Child>,
     dir: tempfile::TempDir,
 }
 
 impl Node {
-    fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("berth-resume-").tempdir_in("/tmp").unwrap();
-        let mut node = Self { agent: None, dir };
+    /// With a kernel that runs.
+    fn with_kernel(engine: Engine) -> Self {
+        let mut node = Self::start(engine);
         node.serve();
+        node.berth(&["create", "--name", "k1"]);
         node
+    }
+
+    fn start(engine: Engine) -> Self {
+        let dir = tempfile::Builder::new().prefix("berth-resume-").tempdir_in("/tmp").unwrap();
+        Self { engine, agent: None, dir }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -43,7 +54,7 @@ impl Node {
     fn serve(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
         let agent = self
-            .command(&["serve", "--engine", "process", "--policy", "builtin", "--state-dir"])
+            .command(&["serve", "--engine", self.engine.name(), "--policy", "builtin", "--state-dir"])
             .arg(self.path("state"))
             .stdout(Stdio::null())
             .stderr(log)
@@ -109,6 +120,9 @@ impl Drop for Node {
             let _ = self.command(&["rm", "-f", "k1"]).output();
             let _ = agent.kill();
             let _ = agent.wait();
+        }
+        if self.engine == Engine::Docker {
+            engines::remove_containers(&self.path("state"));
         }
         // What is left of kernels: their supervisors, which end all that they started.
         for entry in fs::read_dir(self.path("state/process")).into_iter().flatten().flatten() {
@@ -177,10 +191,8 @@ fn lost(said: &str) -> usize {
 
 const AWAY: &str = "berth: the agent is away; the program runs on, waiting for it";
 
-#[test]
-fn a_program_that_prints_on_is_followed_across_its_agents_death() {
-    let mut node = Node::start();
-    node.berth(&["create", "--name", "k1"]);
+fn a_program_that_prints_on_is_followed_across_its_agents_death(engine: Engine) {
+    let mut node = Node::with_kernel(engine);
     let go = node.in_kernel("go");
     // One line at a time before the kill, then as fast as it can while nobody reads, then slowly again.
     let script = "i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo $i; sleep 0.01; done; \
@@ -209,10 +221,8 @@ fn a_program_that_prints_on_is_followed_across_its_agents_death() {
     assert_eq!(node.runs(), [("finished".to_owned(), Some(7), lost(&said) as u64)]);
 }
 
-#[test]
-fn whatever_dies_with_an_agent_that_is_busy_is_counted_to_the_byte() {
-    let mut node = Node::start();
-    node.berth(&["create", "--name", "k1"]);
+fn whatever_dies_with_an_agent_that_is_busy_is_counted_to_the_byte(engine: Engine) {
+    let mut node = Node::with_kernel(engine);
     let end = node.in_kernel("end");
     // More than three agents can hold of a run (`route::Limits`, windows, sockets): each has some to lose.
     let mut client = node.exec("seq 1 10000000; until [ -e end ]; do sleep 0.01; done; echo last; exit 4");
@@ -235,10 +245,8 @@ fn whatever_dies_with_an_agent_that_is_busy_is_counted_to_the_byte() {
     assert_eq!(node.runs(), [("finished".to_owned(), Some(4), lost(&said) as u64)]);
 }
 
-#[test]
-fn a_program_that_ends_while_no_agent_is_there_keeps_its_output_and_its_exit_code() {
-    let mut node = Node::start();
-    node.berth(&["create", "--name", "k1"]);
+fn a_program_that_ends_while_no_agent_is_there_keeps_its_output_and_its_exit_code(engine: Engine) {
+    let mut node = Node::with_kernel(engine);
     let go = node.in_kernel("go");
     let mut client =
         node.exec("echo begun; until [ -e go ]; do sleep 0.01; done; seq 1 1000; touch ended; exit 3");
@@ -259,10 +267,8 @@ fn a_program_that_ends_while_no_agent_is_there_keeps_its_output_and_its_exit_cod
     assert_eq!((status.code(), &stdout[..]), (Some(0), &b"on\n"[..]));
 }
 
-#[test]
-fn a_run_whose_client_did_not_wait_is_shown_with_its_end() {
-    let mut node = Node::start();
-    node.berth(&["create", "--name", "k1"]);
+fn a_run_whose_client_did_not_wait_is_shown_with_its_end(engine: Engine) {
+    let mut node = Node::with_kernel(engine);
     let go = node.in_kernel("go");
     let mut client = node.exec("echo begun; until [ -e go ]; do sleep 0.01; done; exit 9");
     client.until("begun");
@@ -278,9 +284,9 @@ fn a_run_whose_client_did_not_wait_is_shown_with_its_end() {
     wait_until("its end is shown", || node.runs() == [("finished".to_owned(), Some(9), 0)]);
 }
 
-#[test]
-fn a_creation_survives_its_agents_death() {
-    let mut node = Node::start();
+fn a_creation_survives_its_agents_death(engine: Engine) {
+    let mut node = Node::start(engine);
+    node.serve();
     let mut create = node
         .command(&["create", "--name", "k1"])
         .stdout(Stdio::piped())
@@ -288,9 +294,7 @@ fn a_creation_survives_its_agents_death() {
         .spawn()
         .unwrap();
     // Wherever in the creation it is, or before it: the command ends with a kernel that runs.
-    wait_until("the agent has heard of it, or it is over", || {
-        node.log().contains("k1") || fs::read_dir(node.path("state/process")).is_ok_and(|dir| dir.count() > 0)
-    });
+    wait_until("the agent has heard of it", || !engines::names(&node.path("state/scratch")).is_empty());
     node.kill();
     node.serve();
     let mut said = String::new();
@@ -302,4 +306,28 @@ fn a_creation_survives_its_agents_death() {
     let list: serde_json::Value = serde_json::from_str(&node.berth(&["ps", "-a", "-o", "json"])).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
     assert_eq!(node.berth(&["exec", "k1", "--", "echo", "fine"]), "fine\n");
+}
+
+/// Each on both engines.
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod on_processes {
+            $(#[test] fn $name() { super::$name(super::Engine::Process); })*
+        }
+        mod on_docker {
+            $(#[test] fn $name() {
+                if super::engines::docker_image().is_some() {
+                    super::$name(super::Engine::Docker);
+                }
+            })*
+        }
+    };
+}
+
+on_both! {
+    a_program_that_prints_on_is_followed_across_its_agents_death
+    whatever_dies_with_an_agent_that_is_busy_is_counted_to_the_byte
+    a_program_that_ends_while_no_agent_is_there_keeps_its_output_and_its_exit_code
+    a_run_whose_client_did_not_wait_is_shown_with_its_end
+    a_creation_survives_its_agents_death
 }

@@ -9,18 +9,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub use super::engines::Engine;
+use super::engines::{names, remove_containers};
+
 /// Far beyond anything that works, on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Kernels of the process engine must find this machine's Python, not a private one of this user.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// What runs the kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    Process,
-    Docker,
-}
 
 /// See the module. Dropping it ends the agent and every kernel of it, also when a test fails.
 pub struct Agent {
@@ -57,14 +53,10 @@ impl Agent {
     pub fn spawn(&mut self, failpoints: &str) {
         assert!(self.child.is_none(), "it runs already");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let engine = match self.engine {
-            Engine::Process => "process",
-            Engine::Docker => "docker",
-        };
         let config = self.dir.path().join("agent.toml");
         fs::write(&config, "[lifecycle]\nstall-limit-sec = 10\n").unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_berth"))
-            .args(["serve", "--engine", engine, "--config"])
+            .args(["serve", "--engine", self.engine.name(), "--config"])
             .arg(config)
             .arg("--state-dir")
             .arg(self.state())
@@ -193,18 +185,7 @@ impl Drop for Agent {
                     }
                 }
             }
-            Engine::Docker => {
-                let links = names(&self.state().join("scratch"));
-                for kernel in links.iter().chain(&names(&self.state().join("link"))) {
-                    let filter = format!("label=ai.backend.kernel-id={kernel}");
-                    let found = Command::new("docker").args(["ps", "-aq", "--filter", &filter]).output();
-                    for id in
-                        found.iter().flat_map(|out| std::str::from_utf8(&out.stdout)).flat_map(str::lines)
-                    {
-                        let _ = Command::new("docker").args(["rm", "-fv", id]).output();
-                    }
-                }
-            }
+            Engine::Docker => remove_containers(&self.state()),
         }
     }
 }
@@ -262,10 +243,4 @@ fn began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // Field 22; the name in field 2 may hold anything.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// Names in a folder; none when it is not there.
-pub fn names(dir: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

@@ -8,7 +8,8 @@ use berth::events::{Event, EventKind};
 use berth::ids::KernelId;
 use serde_json::Value;
 
-use super::agent::{Agent, PATIENCE, names};
+use super::agent::{Agent, PATIENCE};
+use super::engines::names;
 
 /// Waits until everything is as it must be; panics with what is not.
 pub fn settled(agent: &Agent) {

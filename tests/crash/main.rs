@@ -8,15 +8,18 @@
 
 mod agent;
 mod check;
+#[path = "../support/engines.rs"]
+mod engines;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agent::{Agent, Engine, cli, was_killed};
 use berth::ids::KernelId;
+use engines::docker_image;
 
 /// Whether a static runner was built, without which there are no kernels.
 fn runner_is_there() -> bool {
@@ -26,23 +29,6 @@ fn runner_is_there() -> bool {
         println!("skipped: no static runner (cargo xtask build)");
     }
     there
-}
-
-fn docker_image() -> Option<String> {
-    let output = Command::new("docker")
-        .args(["images", "--filter", "label=ai.berth.default", "--format", "{{.Repository}}:{{.Tag}}"])
-        .output()
-        .ok()
-        .filter(|output| output.status.success());
-    let Some(output) = output else {
-        println!("skipped: no Docker engine");
-        return None;
-    };
-    let image = String::from_utf8(output.stdout).unwrap().lines().next().map(str::to_owned);
-    if image.is_none() {
-        println!("skipped: no kernel image (scripts/kernel-image.sh)");
-    }
-    image
 }
 
 fn said(output: &Output) -> String {
