@@ -8,7 +8,7 @@ use berth::events::{Event, EventKind};
 use berth::ids::KernelId;
 use serde_json::Value;
 
-use super::agent::{Agent, PATIENCE};
+use super::agent::{self, Agent, PATIENCE};
 use super::engines::names;
 
 /// Waits until everything is as it must be; panics with what is not.
@@ -22,8 +22,8 @@ pub fn settled(agent: &Agent) {
 }
 
 fn look(agent: &Agent) -> Result<(), String> {
-    let status = agent.json(&["status", "-o", "json"]);
-    let kernels = agent.json(&["ps", "-a", "-o", "json"]);
+    let status = agent.json(&["status"]);
+    let kernels = agent.json(&["ps", "-a"]);
     let kernels: &Vec<Value> = kernels.as_array().unwrap();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let phases: BTreeMap<String, String> =
@@ -41,7 +41,7 @@ fn look(agent: &Agent) -> Result<(), String> {
         same(&format!("sockets of {id}"), &sockets, &names(&links.join(id)))?;
     }
     let wanted: BTreeSet<String> = kernels.iter().map(|kernel| text(&kernel["container"])).collect();
-    same("containers", &wanted, &agent.containers(status["instance"].as_str().unwrap()))?;
+    same("containers", &wanted, &agent::containers(agent, status["instance"].as_str().unwrap()))?;
 
     let mut held: BTreeMap<String, u64> = BTreeMap::new();
     for kernel in kernels.iter().filter(|kernel| kernel["phase"] == "running") {
@@ -49,7 +49,7 @@ fn look(agent: &Agent) -> Result<(), String> {
             *held.entry(text(&share["slot"])).or_default() += share["amount"].as_u64().unwrap();
         }
     }
-    let slots = agent.json(&["slots", "-o", "json"]);
+    let slots = agent.json(&["slots"]);
     let booked: BTreeMap<String, u64> = slots["slots"]
         .as_array()
         .unwrap()
@@ -72,9 +72,7 @@ impl Events {
     /// Reads those that are new.
     pub fn read_on(&mut self, agent: &Agent) {
         let from = (self.0.len() + 1).to_string();
-        let output = agent.cli(&["events", "--from", &from, "-o", "json"]);
-        assert!(output.status.success(), "{output:?}\n{}", agent.log());
-        for line in String::from_utf8(output.stdout).unwrap().lines() {
+        for line in agent.ok(&["events", "--from", &from, "-o", "json"]).lines() {
             let line: Value = serde_json::from_str(line).unwrap();
             assert_eq!(line.get("lost"), None, "events are no longer there");
             let event: Event = serde_json::from_value(line["event"].clone()).unwrap();

@@ -9,36 +9,20 @@
 mod agent;
 mod check;
 #[path = "../support/engines.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
 mod engines;
+#[path = "../support/agent.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agent::{Agent, Engine, cli, was_killed};
+use agent::{Agent, output, said, was_killed};
 use berth::ids::KernelId;
-use engines::docker_image;
-
-/// Whether a static runner was built, without which there are no kernels.
-fn runner_is_there() -> bool {
-    let berth = std::path::Path::new(env!("CARGO_BIN_EXE_berth"));
-    let there = berth.ancestors().nth(2).unwrap().join("libexec/berth/berth-runner").is_file();
-    if !there {
-        println!("skipped: no static runner (cargo xtask build)");
-    }
-    there
-}
-
-fn said(output: &Output) -> String {
-    format!(
-        "{:?}: {}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
+use engines::{Engine, docker_image, runner};
 
 /// A kernel that lives through everything, and its processes.
 struct Keeper {
@@ -49,22 +33,19 @@ struct Keeper {
 
 impl Keeper {
     fn make(agent: &Agent) -> Self {
-        let made = agent.cli(&["create", "--name", "keeper", "--cpus", "1", "--mem", "256m"]);
-        assert!(made.status.success(), "{}\n{}", said(&made), agent.log());
-        let set = agent.cli(&["exec", "keeper", "--", "sh", "-c", "echo kept > file"]);
-        assert!(set.status.success(), "{}", said(&set));
-        let view = agent.json(&["inspect", "keeper", "-o", "json"]);
+        agent.ok(&["create", "--name", "keeper", "--cpus", "1", "--mem", "256m"]);
+        agent.ok(&["exec", "keeper", "--", "sh", "-c", "echo kept > file"]);
+        let view = agent.json(&["inspect", "keeper"]);
         let view = view.as_array().map_or(&view, |list| &list[0]);
         let container = view["container"].as_str().unwrap().to_owned();
-        let pids = agent.pids(&container);
+        let pids = agent::pids(agent, &container);
         assert!(!pids.is_empty());
         Self { id: view["id"].as_str().unwrap().parse().unwrap(), container, pids }
     }
 
     fn lives(&self, agent: &Agent) {
-        assert_eq!(agent.pids(&self.container), self.pids, "the keeper's processes are others");
-        let output = agent.cli(&["exec", "keeper", "--", "cat", "file"]);
-        assert_eq!(output.stdout, b"kept\n", "{}\n{}", said(&output), agent.log());
+        assert_eq!(agent::pids(agent, &self.container), self.pids, "the keeper's processes are others");
+        assert_eq!(agent.ok(&["exec", "keeper", "--", "cat", "file"]), "kept\n");
     }
 
     fn alive(&self) -> BTreeSet<KernelId> {
@@ -74,20 +55,21 @@ impl Keeper {
 
 #[test]
 fn a_kill_at_every_intent_loses_and_leaks_nothing() {
-    if !runner_is_there() {
+    if runner().is_none() {
         return;
     }
-    let mut agent = Agent::new(Engine::Process);
+    let mut agent = agent::new(Engine::Process);
     agent.start();
     let keeper = Keeper::make(&agent);
     agent.kill();
     for place in berth::failpoint::ALL.iter().filter(|place| **place != "admission-step") {
-        agent.spawn(&format!("{place}=kill"));
+        agent::spawn_failing(&mut agent, &format!("{place}=kill"));
         // One life from beginning to end, until the agent dies under it.
         let socket = agent.socket();
         let life = std::thread::spawn(move || {
             let began = Instant::now();
-            while !cli(&socket, &["status"]).status.success() && began.elapsed() < Duration::from_secs(20) {
+            while !output(&socket, &["status"]).status.success() && began.elapsed() < Duration::from_secs(20)
+            {
                 std::thread::sleep(Duration::from_millis(10));
             }
             for words in [
@@ -96,20 +78,20 @@ fn a_kill_at_every_intent_loses_and_leaks_nothing() {
                 &["stop", "victim"],
                 &["rm", "victim"],
             ] {
-                if !cli(&socket, words).status.success() {
+                if !output(&socket, words).status.success() {
                     return;
                 }
             }
         });
         let status = agent.wait_end();
         assert!(was_killed(status), "{place}: {status:?}\n{}", agent.log());
-        assert!(agent.trace().contains(*place), "{place} was not reached");
+        assert!(agent::trace(&agent).contains(*place), "{place} was not reached");
         agent.start();
         life.join().unwrap();
         check::settled(&agent);
         keeper.lives(&agent);
         // Whatever became of it, it can be removed, and then nothing is left of it.
-        let removed = agent.cli(&["rm", "-f", "victim"]);
+        let removed = agent.output(&["rm", "-f", "victim"]);
         let gone = String::from_utf8_lossy(&removed.stderr).contains("no-such-kernel");
         assert!(removed.status.success() || gone, "{place}: {}", said(&removed));
         check::settled(&agent);
@@ -123,22 +105,22 @@ fn a_kill_at_every_intent_loses_and_leaks_nothing() {
 
 #[test]
 fn an_agent_whose_core_stands_still_ends_itself_and_its_kernels_live() {
-    if !runner_is_there() {
+    if runner().is_none() {
         return;
     }
-    let mut agent = Agent::new(Engine::Process);
+    let mut agent = agent::new(Engine::Process);
     agent.start();
     let keeper = Keeper::make(&agent);
-    agent.stop();
+    agent.end();
     // The keeper's share is restored without being placed; the next placement never ends.
-    agent.spawn("admission-step=hang");
+    agent::spawn_failing(&mut agent, "admission-step=hang");
     let socket = agent.socket();
     let waiting = std::thread::spawn(move || {
         let began = Instant::now();
-        while !cli(&socket, &["status"]).status.success() && began.elapsed() < Duration::from_secs(20) {
+        while !output(&socket, &["status"]).status.success() && began.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        cli(&socket, &["create", "--name", "stuck"])
+        output(&socket, &["create", "--name", "stuck"])
     });
     let status = agent.wait_end();
     // abort(3) raises SIGABRT.
@@ -147,20 +129,20 @@ fn an_agent_whose_core_stands_still_ends_itself_and_its_kernels_live() {
     agent.start();
     let _ = waiting.join().unwrap();
     keeper.lives(&agent);
-    let _ = agent.cli(&["rm", "-f", "stuck"]);
+    let _ = agent.output(&["rm", "-f", "stuck"]);
     check::settled(&agent);
 }
 
 #[test]
 fn kills_at_random_instants_on_processes() {
-    if runner_is_there() {
+    if runner().is_some() {
         random_kills(Engine::Process, count("BERTH_CRASH_KILLS", 60), None);
     }
 }
 
 #[test]
 fn kills_at_random_instants_on_docker() {
-    if runner_is_there()
+    if runner().is_some()
         && let Some(image) = docker_image()
     {
         random_kills(Engine::Docker, count("BERTH_CRASH_KILLS_DOCKER", 10), Some(image));
@@ -180,7 +162,7 @@ fn random_kills(engine: Engine, kills: usize, image: Option<String>) {
     let seed = count("BERTH_CRASH_SEED", std::process::id() as usize);
     println!("seed {seed}: BERTH_CRASH_SEED={seed} repeats the instants");
     let mut random = Random(seed as u64 | 1);
-    let mut agent = Agent::new(engine);
+    let mut agent = agent::new(engine);
     agent.start();
     let keeper = Keeper::make(&agent);
 
@@ -227,7 +209,7 @@ fn random_kills(engine: Engine, kills: usize, image: Option<String>) {
         }
         check::settled(&agent);
         events.read_on(&agent);
-        assert_eq!(agent.pids(&keeper.container), keeper.pids, "the keeper's processes are others");
+        assert_eq!(agent::pids(&agent, &keeper.container), keeper.pids, "the keeper's processes are others");
     }
     end.store(true, Ordering::SeqCst);
     pause.store(false, Ordering::SeqCst);
@@ -282,8 +264,8 @@ impl Client {
             } else {
                 // Until the agent says that it is gone.
                 while !self.go("rm", &["rm", "-f", &name]) {
-                    let output = cli(&self.socket, &["inspect", &name]);
-                    if String::from_utf8_lossy(&output.stderr).contains("no-such-kernel") {
+                    let outcome = output(&self.socket, &["inspect", &name]);
+                    if String::from_utf8_lossy(&outcome.stderr).contains("no-such-kernel") {
                         break;
                     }
                 }
@@ -298,9 +280,9 @@ impl Client {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.doing.lock().unwrap()[self.at] = what;
-        let output = cli(&self.socket, words);
+        let outcome = output(&self.socket, words);
         self.doing.lock().unwrap()[self.at] = "";
-        output.status.success()
+        outcome.status.success()
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::agent::{Agent, runner, until};
+use crate::agent::{self, Agent, until};
+use crate::engines::runner;
 
 /// What a look finds, as JSON; it must exit 1 exactly when something should be done.
 fn look(agent: &Agent, words: &[&str]) -> serde_json::Value {
@@ -34,7 +35,7 @@ fn supervisor(state: &Path) -> (i32, std::path::PathBuf) {
 
 #[test]
 fn what_is_left_over_or_missing_is_found_with_and_without_an_agent() {
-    let Some(mut agent) = Agent::on_process() else { return };
+    let Some(mut agent) = agent::on_process() else { return };
     agent.ok(&["create", "--name", "k1"]);
     let report = look(&agent, &[]);
     assert_eq!((&report["online"], &report["findings"]), (&true.into(), &serde_json::json!([])));
@@ -42,7 +43,7 @@ fn what_is_left_over_or_missing_is_found_with_and_without_an_agent() {
         assert_eq!(verdict(&report, name), "good", "{name}: {report}");
     }
 
-    let state = agent.dir().join("state");
+    let state = agent.path("state");
     let stranger = berth::ids::KernelId::random();
     std::fs::create_dir(state.join("scratch").join(stranger.to_string())).unwrap();
     let found = look(&agent, &[]);
@@ -51,7 +52,7 @@ fn what_is_left_over_or_missing_is_found_with_and_without_an_agent() {
 
     agent.end();
     let flags = ["--engine", "process", "--state-dir", state.to_str().unwrap(), "--policy", "builtin"];
-    let config = agent.dir().join("agent.toml");
+    let config = agent.path("agent.toml");
     let flags = [&flags[..], &["--config", config.to_str().unwrap()]].concat();
     let found = look(&agent, &flags);
     assert_eq!(found["online"], false);
@@ -68,7 +69,7 @@ fn what_is_left_over_or_missing_is_found_with_and_without_an_agent() {
     assert_eq!(ended["name"], "k1");
 
     // What was found is what the next agent mends.
-    agent.start_again("process");
+    agent.start();
     until("k1 has ended", || !agent.json(&["inspect", "k1"])["termination"].is_null());
     assert_eq!(agent.json(&["inspect", "k1"])["termination"]["reason"], "self-terminated");
 }

@@ -1,14 +1,14 @@
 //! `berth drain` and `berth undrain`.
 
-use crate::agent::{Agent, until};
+use crate::agent::{self, until};
 
 #[test]
 fn a_drained_node_refuses_new_kernels_over_a_restart_until_it_is_undrained() {
-    let Some(mut agent) = Agent::on_process() else { return };
+    let Some(mut agent) = agent::on_process() else { return };
     agent.ok(&["create", "--name", "k1"]);
     assert_eq!(agent.ok(&["drain"]), "no new kernels are taken; 1 kernel is left, which may run on\n");
     assert_eq!(agent.json(&["status"])["state"], "draining");
-    agent.restart("process");
+    agent::restart(&mut agent);
     let status = agent.json(&["status"]);
     assert_eq!(
         (status["state"].as_str(), status["drain"]["kernels_left"].as_u64()),
@@ -25,7 +25,7 @@ fn a_drained_node_refuses_new_kernels_over_a_restart_until_it_is_undrained() {
 
 #[test]
 fn what_is_left_at_the_deadline_is_stopped() {
-    let Some(agent) = Agent::on_process() else { return };
+    let Some(agent) = agent::on_process() else { return };
     agent.ok(&["create", "--name", "k1"]);
     let waiting = agent.ok(&["drain", "--wait", "--deadline", "1"]);
     assert_eq!(waiting, "no new kernels are taken; no kernel is left\n");

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use crate::agent::Agent;
+use crate::agent::{self, Agent};
 
 /// The kinds and reasons of the events that a command prints.
 fn kinds(agent: &Agent, words: &[&str]) -> Vec<String> {
@@ -17,7 +17,7 @@ fn kinds(agent: &Agent, words: &[&str]) -> Vec<String> {
 
 #[test]
 fn a_reader_goes_on_where_it_ended_also_after_a_restart() {
-    let Some(mut agent) = Agent::on_process() else { return };
+    let Some(mut agent) = agent::on_process() else { return };
     let mut follower = agent
         .command(&["events", "-f", "--from", "1"])
         .stdout(Stdio::piped())
@@ -43,7 +43,7 @@ fn a_reader_goes_on_where_it_ended_also_after_a_restart() {
     follower.kill().unwrap();
     follower.wait().unwrap();
 
-    agent.restart("process");
+    agent::restart(&mut agent);
     assert_eq!(kinds(&agent, &["--reader", "ops"]), ["kernel-terminated"]);
     assert_eq!(kinds(&agent, &["--reader", "ops"]), [""; 0]);
     assert_eq!(kinds(&agent, &["--from", "2"]).len(), 3);

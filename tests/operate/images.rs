@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::agent::Agent;
+use crate::agent;
 
 /// A name that nothing else on this machine has; removed with the guard.
 struct Tag(String);
@@ -45,8 +45,8 @@ fn root(dir: &Path, packed: bool) -> Option<String> {
 
 #[test]
 fn a_root_file_system_becomes_an_image_that_kernels_run() {
-    let Some(agent) = Agent::on_docker() else { return };
-    let Some(file) = root(agent.dir(), true) else { return };
+    let Some(agent) = agent::on_docker() else { return };
+    let Some(file) = root(&agent.path("."), true) else { return };
     let tag = Tag::new();
     assert!(agent.fails(&["image", "import", &file]).contains("give it one: --name NAME"));
     assert_eq!(agent.ok(&["image", "import", "--name", &tag.0, "--default", &file]), format!("{}\n", tag.0));
@@ -73,11 +73,11 @@ fn a_root_file_system_becomes_an_image_that_kernels_run() {
 
 #[test]
 fn a_saved_image_comes_with_its_names_from_a_file_and_from_a_pipe() {
-    let Some(agent) = Agent::on_docker() else { return };
-    let Some(file) = root(agent.dir(), false) else { return };
+    let Some(agent) = agent::on_docker() else { return };
+    let Some(file) = root(&agent.path("."), false) else { return };
     let (tag, other) = (Tag::new(), Tag::new());
     agent.ok(&["image", "import", "--name", &tag.0, &file]);
-    let saved = agent.dir().join("saved.tar");
+    let saved = agent.path("saved.tar");
     let saved = saved.to_str().unwrap();
     run("docker", &["save", "-o", saved, &tag.0]);
     agent.ok(&["image", "rm", &tag.0]);
@@ -95,8 +95,8 @@ fn a_saved_image_comes_with_its_names_from_a_file_and_from_a_pipe() {
 
 #[test]
 fn what_is_no_archive_is_refused_while_it_is_still_coming() {
-    let Some(agent) = Agent::on_docker() else { return };
-    let file = agent.dir().join("noise");
+    let Some(agent) = agent::on_docker() else { return };
+    let file = agent.path("noise");
     std::fs::write(&file, vec![7; 8 << 20]).unwrap();
     let said = agent.fails(&["image", "import", file.to_str().unwrap()]);
     assert!(said.contains("this is no tar archive") && said.contains("(bad-archive)"), "{said}");
@@ -104,7 +104,7 @@ fn what_is_no_archive_is_refused_while_it_is_still_coming() {
 
 #[test]
 fn a_registry_out_of_reach_is_one_line_with_the_next_step() {
-    let Some(agent) = Agent::on_docker() else { return };
+    let Some(agent) = agent::on_docker() else { return };
     // Nothing listens on the discard port.
     let said = agent.fails(&["image", "pull", "localhost:9/berth/none:1"]);
     assert!(said.contains("(registry-unreachable)") && said.contains("berth image import"), "{said}");
@@ -113,7 +113,7 @@ fn a_registry_out_of_reach_is_one_line_with_the_next_step() {
 
 #[test]
 fn the_process_engine_says_that_it_has_no_images_but_one() {
-    let Some(agent) = Agent::on_process() else { return };
+    let Some(agent) = agent::on_process() else { return };
     assert!(agent.ok(&["image", "list"]).contains("host"));
     for words in [&["pull", "python"][..], &["rm", "python"]] {
         let said = agent.fails(&[&["image"], words].concat());

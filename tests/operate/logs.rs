@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
 
-use crate::agent::{Agent, until};
+use crate::agent::{self, Agent, until};
 
 fn is_followed_to_its_end(agent: &Agent) {
     agent.ok(&["create", "--name", "k1"]);
@@ -27,13 +27,13 @@ fn is_followed_to_its_end(agent: &Agent) {
 
 #[test]
 fn a_log_is_followed_to_the_kernels_end_on_processes() {
-    let Some(agent) = Agent::on_process() else { return };
+    let Some(agent) = agent::on_process() else { return };
     is_followed_to_its_end(&agent);
 }
 
 #[test]
 fn hanging_up_ends_the_reader_in_the_agent() {
-    let Some(agent) = Agent::on_process() else { return };
+    let Some(agent) = agent::on_process() else { return };
     agent.ok(&["create", "--name", "k1"]);
     let mut follower =
         agent.command(&["logs", "-f", "k1"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();

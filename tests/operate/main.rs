@@ -5,6 +5,12 @@
 mod agent;
 mod doctor;
 mod drain;
+#[path = "../support/engines.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
+mod engines;
 mod events;
 mod images;
 mod logs;
+#[path = "../support/agent.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
+mod support;
