@@ -21,7 +21,7 @@ use super::load::{self, Policy};
 use super::rows::{Act, Choice, Demoted, Event, ModuleRow, SlotRow};
 use super::shelf::Shelf;
 use super::slot::{self, Line, Member, Slot};
-use super::{Handle, Kept, WorldKind, journal};
+use super::{Handle, Kept, WorldKind, fixture, journal};
 use crate::ids::Digest;
 use crate::store::{self, StoreError};
 
@@ -170,6 +170,10 @@ impl Swap {
                 let module = load::module(&wasm.sandbox, &bytes)?;
                 let world = module.world;
                 let link = member_of_chain(&policy, world, link)?;
+                let failed = fixture::problems(&wasm.sandbox, &module, policy.host.bytes_in);
+                if !failed.is_empty() {
+                    return Err(Problem::Fixtures(failed).into());
+                }
                 let slot = slot_of(&policy, world, link)?;
                 let loaded = module.configure(
                     &wasm.sandbox,
