@@ -27,7 +27,7 @@ const HEADER: usize = 8;
 const CUSTOM: u8 = 0;
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Manifest {
     /// 1.
@@ -55,7 +55,7 @@ pub struct Manifest {
 }
 
 /// A setting that the policy knows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ManifestSetting {
     /// Its key; `quota.*` is a table.
@@ -68,7 +68,7 @@ pub struct ManifestSetting {
 }
 
 /// A file of fixtures, whole: what it said to be based on has been merged in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ManifestFixture {
     /// Its name.
@@ -174,12 +174,7 @@ pub fn write(component: &[u8], manifest: &Manifest) -> Result<Vec<u8>, Problem> 
             content.len()
         )));
     }
-    let mut written = component.get(..HEADER).unwrap_or_default().to_vec();
-    for section in sections(component)? {
-        if section.manifest(component)?.is_none() {
-            written.extend_from_slice(&component[section.whole]);
-        }
-    }
+    let mut written = without(component)?;
     let mut body = Vec::with_capacity(content.len() + SECTION.len() + 2);
     push_leb(&mut body, SECTION.len());
     body.extend_from_slice(SECTION.as_bytes());
@@ -188,6 +183,20 @@ pub fn write(component: &[u8], manifest: &Manifest) -> Result<Vec<u8>, Problem> 
     push_leb(&mut written, body.len());
     written.extend_from_slice(&body);
     Ok(written)
+}
+
+/// The component without its manifest.
+///
+/// # Errors
+/// When the bytes are no component.
+pub fn without(component: &[u8]) -> Result<Vec<u8>, Problem> {
+    let mut bare = component.get(..HEADER).unwrap_or_default().to_vec();
+    for section in sections(component)? {
+        if section.manifest(component)?.is_none() {
+            bare.extend_from_slice(&component[section.whole]);
+        }
+    }
+    Ok(bare)
 }
 
 fn bad(problem: impl Into<String>) -> Problem {
