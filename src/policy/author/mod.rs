@@ -17,15 +17,17 @@ use super::sandbox::Sandbox;
 use super::{host, on_a_thread};
 
 mod bench;
+mod build;
 
 mod inspect;
-
-
+mod project;
+mod toolchain;
 
 pub use bench::{Bench, Figures, bench};
 
+pub use build::{Built, build, is_project, output_of, write};
 pub use inspect::{Inspected, inspect};
-
+pub use project::{Language, begin};
 
 /// Why one of the tools came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -304,6 +304,15 @@ impl Swap {
         self.inner.books.lock().await.modules.clone()
     }
 
+    /// A pushed module's bytes, by its digest, the beginning of it, or its name.
+    ///
+    /// # Errors
+    /// When there is none, or its file is damaged.
+    pub async fn module(&self, text: &str) -> Result<Vec<u8>, SwapError> {
+        let (digest, shelf) = (self.find(text).await?.digest, self.inner.shelf.clone());
+        self.off_thread(move || Ok(shelf.get(digest)?)).await
+    }
+
     /// Writes demotions down as they happen. Ends when the policies do.
     pub async fn save_demotions(self) {
         let mut counted = self.inner.policy.host.demotions.subscribe();
