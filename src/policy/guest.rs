@@ -252,7 +252,7 @@ impl Asked for Evict {
         store: &mut Store<State>,
         ctx: &types::Context,
         question: &Self::Question,
-    ) -> wasmtime::Result<Result<Vec<scheduling::Eviction>, Refusal>> {
+    ) -> wasmtime::Result<Result<Option<Vec<scheduling::Eviction>>, Refusal>> {
         let Guest::Scheduler(guest) = guest else { return Err(another_world()) };
         let (pressure, running, node) = (&question.pressure, &question.running, &question.node);
         guest.berth_policy_scheduling().call_evict(store, ctx, pressure, running, node).map(Ok)

@@ -6,8 +6,8 @@ use wasmparser::{Encoding, Parser, Payload};
 use super::WorldKind;
 use super::error::Problem;
 
-/// The versions of the package that this agent speaks; `0.1` matches every `0.1.x`.
-const WINDOW: &str = "0.1";
+/// The versions of the package that this agent speaks; `0.2` matches every `0.2.x`.
+const WINDOW: &str = "0.2";
 const PACKAGE: &str = "berth:policy/";
 /// Componentised Python is 18 MB.
 pub(super) const MAX_MODULE_BYTES: u64 = 64 << 20;
@@ -100,7 +100,7 @@ fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Problem> {
     Ok((imports, exports))
 }
 
-/// `berth:policy/host@0.1.0` is (`host`, `0.1.0`); other names are none of ours.
+/// `berth:policy/host@0.2.0` is (`host`, `0.2.0`); other names are none of ours.
 fn interface(name: &str) -> Option<(&str, &str)> {
     let rest = name.strip_prefix(PACKAGE)?;
     Some(rest.split_once('@').unwrap_or((rest, "")))
@@ -135,7 +135,7 @@ mod tests {
         let component = wat::parse_str(
             r#"(component
                 (import "wasi:clocks/wall-clock@0.2.0" (instance))
-                (import "berth:policy/host@0.1.0" (instance))
+                (import "berth:policy/host@0.2.0" (instance))
                 (import "my:thing/x" (instance)))"#,
         )
         .unwrap();
@@ -153,7 +153,7 @@ mod tests {
     fn another_version_is_refused_with_the_window() {
         let component =
             wat::parse_str(r#"(component (import "berth:policy/types@1.0.0" (instance)))"#).unwrap();
-        check(&component, "speaks berth:policy/types@1.0.0, this agent speaks berth:policy@0.1");
-        assert!(in_window("0.1.7") && !in_window("0.10.0") && !in_window(""));
+        check(&component, "speaks berth:policy/types@1.0.0, this agent speaks berth:policy@0.2");
+        assert!(in_window("0.2.7") && !in_window("0.1.0") && !in_window("0.20.0") && !in_window(""));
     }
 }

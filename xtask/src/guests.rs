@@ -18,9 +18,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 const TARGET: &str = "wasm32-unknown-unknown";
-/// The first three come with the agent; those in `policies/examples/` do not.
-const GUESTS: [&str; 4] = ["slot-reporter", "scheduler", "container-config", "last-core"];
-const EXAMPLES: [&str; 1] = ["last-core"];
 
 /// A small stack and enough memory for a usual call: both are cleared for every fresh instance
 /// (`policies/guest/src/lib.rs` has the reason).
@@ -43,6 +40,9 @@ struct Module {
     sha256: String,
     bytes: usize,
 }
+
+/// What was built, by its file below `policies/dist/`.
+type Components = BTreeMap<String, Vec<u8>>;
 
 /// A rustc that can build guests, and how it comes by the standard library.
 struct Toolchain {
@@ -74,10 +74,11 @@ pub fn run(args: &[String]) -> Result<()> {
     };
     let how = if toolchain.build_std { "its own library sources" } else { "its built library" };
     println!("guests: {} with {how}", toolchain.version);
-    let cores = build(&root, &toolchain)?;
+    let guests = find_guests(&root.join("policies"))?;
     let mut components = BTreeMap::new();
-    for (name, core) in cores {
-        components.insert(name, componentize(&core).with_context(|| format!("cannot componentize {name}"))?);
+    for (guest, core) in guests.iter().zip(build(&root, &toolchain, &guests)?) {
+        let component = componentize(&core).with_context(|| format!("cannot componentize {}", guest.name))?;
+        components.insert(guest.file(), component);
     }
     let made = describe(&root, &toolchain, &components)?;
     if check { compare(&root, &made, &components) } else { write(&root, &made, &components) }
@@ -86,6 +87,39 @@ pub fn run(args: &[String]) -> Result<()> {
 fn workspace_root() -> Result<PathBuf> {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     Ok(manifest.parent().context("xtask has no parent folder")?.to_owned())
+}
+
+/// A policy among the sources.
+struct Guest {
+    /// Of its folder and its crate.
+    name: String,
+    /// It lies in `policies/examples/`: it does not come with the agent.
+    example: bool,
+}
+
+impl Guest {
+    /// Where its module lies below `policies/dist/`.
+    fn file(&self) -> String {
+        let folder = if self.example { "examples/" } else { "" };
+        format!("{folder}{}.wasm", self.name)
+    }
+}
+
+/// Every folder with a crate that makes a module, in order of their names, the examples last.
+fn find_guests(policies: &Path) -> Result<Vec<Guest>> {
+    let mut guests = Vec::new();
+    for (folder, example) in [(policies.to_owned(), false), (policies.join("examples"), true)] {
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+            let entry = entry?;
+            let Ok(manifest) = fs::read_to_string(entry.path().join("Cargo.toml")) else { continue };
+            // The SDK is a library.
+            if manifest.contains("\"cdylib\"") {
+                guests.push(Guest { name: entry.file_name().to_string_lossy().into_owned(), example });
+            }
+        }
+    }
+    guests.sort_by(|one, other| (one.example, &one.name).cmp(&(other.example, &other.name)));
+    Ok(guests)
 }
 
 /// The first rustc with a built library for the target, else the first with matching library sources.
@@ -118,8 +152,8 @@ fn has_std(folder: &Path) -> bool {
     })
 }
 
-/// Builds the core modules. Returns them by guest.
-fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<(&'static str, Vec<u8>)>> {
+/// Builds the core modules, one for each guest.
+fn build(root: &Path, toolchain: &Toolchain, guests: &[Guest]) -> Result<Vec<Vec<u8>>> {
     let policies = root.join("policies");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let target = root.join(target).join("guests");
@@ -139,8 +173,8 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<(&'static str, Vec<u8
     // cargo reads `.cargo/config.toml` by working directory.
     command.current_dir(&policies);
     command.args(["build", "--release", "--locked", "--target", TARGET]);
-    for guest in GUESTS {
-        command.args(["--package", guest]);
+    for guest in guests {
+        command.args(["--package", &guest.name]);
     }
     if toolchain.build_std {
         command.arg("-Zbuild-std=std,panic_abort").env("RUSTC_BOOTSTRAP", "1");
@@ -156,11 +190,11 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<(&'static str, Vec<u8
     }
     ensure!(command.status()?.success(), "the guests do not build: see above");
     let folder = target.join(TARGET).join("release");
-    let read = |guest: &'static str| {
-        let path = folder.join(guest.replace('-', "_")).with_extension("wasm");
-        Ok((guest, fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?))
+    let read = |guest: &Guest| {
+        let path = folder.join(guest.name.replace('-', "_")).with_extension("wasm");
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    GUESTS.into_iter().map(read).collect()
+    guests.iter().map(read).collect()
 }
 
 fn cargo_home() -> Result<PathBuf> {
@@ -208,19 +242,13 @@ fn componentize(core: &[u8]) -> Result<Vec<u8>> {
     encoder.module(core)?.encode()
 }
 
-/// Where a guest's module lies below `policies/dist/`.
-fn file_of(guest: &str) -> String {
-    if EXAMPLES.contains(&guest) { format!("examples/{guest}.wasm") } else { format!("{guest}.wasm") }
-}
-
-fn describe(root: &Path, toolchain: &Toolchain, components: &BTreeMap<&str, Vec<u8>>) -> Result<Build> {
-    let module = GUESTS
-        .into_iter()
-        .map(|guest| {
-            let bytes = &components[guest];
-            Module { file: file_of(guest), sha256: hex(&Sha256::digest(bytes)), bytes: bytes.len() }
-        })
-        .collect();
+fn describe(root: &Path, toolchain: &Toolchain, components: &Components) -> Result<Build> {
+    let module = |(file, bytes): (&String, &Vec<u8>)| Module {
+        file: file.clone(),
+        sha256: hex(&Sha256::digest(bytes)),
+        bytes: bytes.len(),
+    };
+    let module = components.iter().map(module).collect();
     Ok(Build {
         rustc: toolchain.version.clone(),
         wit_bindgen: locked_version(&root.join("policies/Cargo.lock"), "wit-bindgen")?,
@@ -246,21 +274,21 @@ fn locked_version(lock: &Path, package: &str) -> Result<String> {
     versions.next_back().map(|entry| entry.version).with_context(|| format!("{package} is in no lock file"))
 }
 
-fn write(root: &Path, made: &Build, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> {
+fn write(root: &Path, made: &Build, components: &Components) -> Result<()> {
     let dist = root.join("policies/dist");
     fs::create_dir_all(dist.join("examples"))?;
     for module in &made.module {
         println!("guests: {} {} bytes, sha256 {}", module.file, module.bytes, module.sha256);
     }
-    for (guest, bytes) in components {
-        fs::write(dist.join(file_of(guest)), bytes)?;
+    for (file, bytes) in components {
+        fs::write(dist.join(file), bytes)?;
     }
     let head = "# Written by `cargo xtask guests`: what the modules in dist/ were made with.\n";
     fs::write(root.join("policies/BUILD.toml"), format!("{head}{}", toml::to_string(made)?))?;
     Ok(())
 }
 
-fn compare(root: &Path, made: &Build, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> {
+fn compare(root: &Path, made: &Build, components: &Components) -> Result<()> {
     let path = root.join("policies/BUILD.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let recorded: Build = toml::from_str(&text).context("policies/BUILD.toml")?;
@@ -290,9 +318,9 @@ fn compare(root: &Path, made: &Build, components: &BTreeMap<&str, Vec<u8>>) -> R
 }
 
 /// Runs the comparison with the built-in on the rebuilt modules.
-fn behave(root: &Path, folder: &Path, components: &BTreeMap<&str, Vec<u8>>) -> Result<()> {
-    for (guest, bytes) in components {
-        fs::write(folder.join(file_of(guest)), bytes)?;
+fn behave(root: &Path, folder: &Path, components: &Components) -> Result<()> {
+    for (file, bytes) in components {
+        fs::write(folder.join(file), bytes)?;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)

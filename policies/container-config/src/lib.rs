@@ -1,121 +1,72 @@
 //! The container configuration that comes with berth. What it decides is in [`logic`]; this is its border.
 
-use berth_guest as _;
-
-use bindings::berth::policy::types::{
-    self, Context, KernelRequest, Node, Refusal, Setting, SettingValue, Share,
+use berth_guest::settings::{Flag, Integer, Key, Table, Text, Texts, flag, integer, text, texts};
+use berth_guest::{
+    ContainerConfig, Context, Edit, KernelRequest, Node, Plan, Refusal, Setting, Share, configuring, policy,
+    types,
 };
-use bindings::exports::berth::policy::about::{self, PolicyInfo, SettingInfo};
-use bindings::exports::berth::policy::configuring::{self, Edit, Plan};
 
-mod bindings {
-    #![allow(missing_docs, unsafe_code, reason = "generated from wit/policy.wit")]
-    wit_bindgen::generate!({ path: "../../wit", world: "container-config" });
-    use super::ContainerConfig;
-    export!(ContainerConfig with_types_in self);
-}
 mod logic;
 
-struct ContainerConfig;
+const ENV: Table<Text> =
+    text("env", "Variables to add to every kernel that does not set them itself.").table();
+const MOUNTS: Key<Texts> =
+    texts(logic::MOUNTS, "Folders to add to every kernel, `SRC:DST` or `SRC:DST:ro`.").default(&[]);
+const PIDS_LIMIT: Key<Integer> =
+    integer(logic::PIDS_LIMIT, "Most processes in a kernel.").default(logic::PIDS_LIMIT_DEFAULT);
+const SHM_SIZE: Key<Integer> =
+    integer(logic::SHM_SIZE, "Bytes of /dev/shm; 0 leaves it as it is.").default(0);
+const OOM_SCORE: Key<Integer> = integer(
+    logic::OOM_SCORE,
+    "How readily a kernel is killed when the node runs out of memory, -1000 to 1000.",
+)
+.default(logic::OOM_SCORE_DEFAULT);
+const THREAD_VARIABLES: Key<Flag> =
+    flag(logic::THREAD_VARIABLES, "Whether OMP_NUM_THREADS and the like tell the number of cores.")
+        .default(true);
 
-impl about::Guest for ContainerConfig {
-    fn describe() -> PolicyInfo {
-        let setting = |key: &str, default_value: Option<SettingValue>, help: &str| SettingInfo {
-            key: key.to_owned(),
-            default_value,
-            help: help.to_owned(),
-        };
-        let integer = |number| Some(SettingValue::Integer(number));
-        PolicyInfo {
-            name: "container-config".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            summary: "Adds variables, mounts and limits of the operator".to_owned(),
-            settings: vec![
-                setting("env.*", None, "Variables to add to every kernel that does not set them itself."),
-                setting(
-                    logic::MOUNTS,
-                    Some(SettingValue::Texts(Vec::new())),
-                    "Folders to add to every kernel, `SRC:DST` or `SRC:DST:ro`.",
-                ),
-                setting(logic::PIDS_LIMIT, integer(logic::PIDS_LIMIT_DEFAULT), "Most processes in a kernel."),
-                setting(logic::SHM_SIZE, integer(0), "Bytes of /dev/shm; 0 leaves it as it is."),
-                setting(
-                    logic::OOM_SCORE,
-                    integer(logic::OOM_SCORE_DEFAULT),
-                    "How readily a kernel is killed when the node runs out of memory, -1000 to 1000.",
-                ),
-                setting(
-                    logic::THREAD_VARIABLES,
-                    Some(SettingValue::Flag(true)),
-                    "Whether OMP_NUM_THREADS and the like tell the number of cores.",
-                ),
-            ],
-            image_labels: Vec::new(),
-            needs: logic::NEEDS.map(str::to_owned).to_vec(),
-        }
-    }
-
-    fn check_settings(settings: Vec<Setting>) -> Result<(), Vec<String>> {
-        let mut problems = Vec::new();
-        for Setting { key, value } in &settings {
-            let mut complain = |problem: &str| problems.push([key, ": ", problem].concat());
-            match (&**key, value) {
-                (logic::MOUNTS, SettingValue::Texts(texts)) => {
-                    for text in texts {
-                        if let Err(problem) = logic::parse_mount(text) {
-                            complain(&["`", text, "`: ", problem].concat());
-                        }
-                    }
-                }
-                (logic::PIDS_LIMIT, SettingValue::Integer(number)) => {
-                    complain_if(
-                        u64::try_from(*number).map_or(Some("must not be below 0"), logic::pids_limit_problem),
-                        complain,
-                    );
-                }
-                (logic::SHM_SIZE, SettingValue::Integer(number)) if *number != 0 => {
-                    complain_if(
-                        u64::try_from(*number).map_or(Some("must not be below 0"), logic::size_problem),
-                        complain,
-                    );
-                }
-                (logic::OOM_SCORE, SettingValue::Integer(number)) => {
-                    complain_if(
-                        i32::try_from(*number).map_or(Some("is out of range"), logic::oom_score_problem),
-                        complain,
-                    );
-                }
-                (key, value) => {
-                    if let Some(name) = key.strip_prefix(logic::ENV) {
-                        match value {
-                            SettingValue::Text(text) => complain_if(
-                                logic::variable_problem(name).or_else(|| logic::value_problem(text)),
-                                complain,
-                            ),
-                            _ => complain("must be a text"),
-                        }
-                    }
-                }
-            }
-        }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
-    }
+policy! {
+    world: container-config,
+    summary: "Adds variables, mounts and limits of the operator",
+    settings: [ENV, MOUNTS, PIDS_LIMIT, SHM_SIZE, OOM_SCORE, THREAD_VARIABLES],
+    needs: &logic::NEEDS,
+    check: problems,
 }
 
-fn complain_if(problem: Option<&'static str>, mut complain: impl FnMut(&str)) {
-    if let Some(problem) = problem {
-        complain(problem);
+/// The agent would refuse what these make.
+fn problems(settings: &[Setting]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut complain = |key: &str, problem: Option<&str>| {
+        problems.extend(problem.map(|problem| [key, ": ", problem].concat()));
+    };
+    for (name, value) in ENV.iter(settings) {
+        let problem = logic::variable_problem(name).or_else(|| logic::value_problem(value));
+        complain(&[logic::ENV, name].concat(), problem);
     }
+    for text in MOUNTS.get(settings) {
+        if let Err(problem) = logic::parse_mount(text) {
+            complain(logic::MOUNTS, Some(&["`", text, "`: ", problem].concat()));
+        }
+    }
+    let size = |number: i64, problem: fn(u64) -> Option<&'static str>| {
+        u64::try_from(number).map_or(Some("must not be below 0"), problem)
+    };
+    complain(logic::PIDS_LIMIT, size(PIDS_LIMIT.get(settings), logic::pids_limit_problem));
+    let shm = SHM_SIZE.get(settings);
+    complain(logic::SHM_SIZE, if shm == 0 { None } else { size(shm, logic::size_problem) });
+    let score = i32::try_from(OOM_SCORE.get(settings));
+    complain(logic::OOM_SCORE, score.map_or(Some("is out of range"), logic::oom_score_problem));
+    problems
 }
 
-impl configuring::Guest for ContainerConfig {
+impl ContainerConfig for Policy {
     fn adjust(
-        ctx: Context,
-        _: KernelRequest,
-        node: Node,
-        shares: Vec<Share>,
-        plan: Plan,
+        ctx: &Context,
+        _: &KernelRequest,
+        node: &Node,
+        shares: &[Share],
+        plan: &Plan,
     ) -> Result<Vec<Edit>, Refusal> {
-        Ok(logic::adjust(&ctx, &node, &shares, &plan))
+        Ok(logic::adjust(ctx, node, shares, plan))
     }
 }

@@ -162,7 +162,7 @@ pub fn path_problem(path: &str) -> Option<&'static str> {
     if path.len() > 4095 || path.contains(|c: char| c.is_control() || c == ':' || c == ',') {
         return Some("a path holds at most 4095 bytes and no `:`, `,` or control character");
     }
-    if path != "/" && path[1..].split('/').any(|part| matches!(part, "" | "." | "..")) {
+    if path != "/" && path.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) {
         return Some("a path must be normalized: no `.`, `..`, `//` or `/` at its end");
     }
     None

@@ -26,13 +26,13 @@ pub const ONCE_ONLY: &str =
 
 /// A guest of the world `scheduler` of which `order` is `body`.
 pub fn scheduler(body: &str) -> Vec<u8> {
-    encode(WIT, "0.1.0", body, "(i32.const 32)")
+    encode(WIT, "0.2.0", body, "(i32.const 32)")
 }
 
 /// The same in another version of the package.
 pub fn scheduler_of_version(version: &str) -> Vec<u8> {
     encode(
-        &WIT.replace("berth:policy@0.1.0", &format!("berth:policy@{version}")),
+        &WIT.replace("berth:policy@0.2.0", &format!("berth:policy@{version}")),
         version,
         NOTHING,
         "(i32.const 32)",
@@ -41,7 +41,7 @@ pub fn scheduler_of_version(version: &str) -> Vec<u8> {
 
 /// The same of a changed interface.
 pub fn scheduler_with_wit(wit: &str) -> Vec<u8> {
-    encode(wit, "0.1.0", NOTHING, "(i32.const 32)")
+    encode(wit, "0.2.0", NOTHING, "(i32.const 32)")
 }
 
 /// A guest that refuses every settings with one text.
@@ -50,7 +50,7 @@ pub fn scheduler_that_refuses_settings() -> Vec<u8> {
     let refuse = "(i32.store (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 48)) \
          (i32.store (i32.const 40) (i32.const 1)) (i32.store (i32.const 48) (i32.const 16)) \
          (i32.store (i32.const 52) (i32.const 6)) (i32.const 32)";
-    encode(WIT, "0.1.0", NOTHING, refuse)
+    encode(WIT, "0.2.0", NOTHING, refuse)
 }
 
 fn encode(wit: &str, version: &str, order: &str, check_settings: &str) -> Vec<u8> {

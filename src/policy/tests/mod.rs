@@ -402,7 +402,7 @@ async fn check_not_loaded(module: &[u8], words: &str) {
 async fn what_does_not_load_never_keeps_the_node_from_starting() {
     check_not_loaded(b"", "an empty file").await;
     check_not_loaded(b"(component)", "text form").await;
-    check_not_loaded(&guests::scheduler_of_version("0.2.0"), "berth:policy@0.1").await;
+    check_not_loaded(&guests::scheduler_of_version("0.3.0"), "berth:policy@0.2").await;
     check_not_loaded(&guests::scheduler_that_refuses_settings(), "its settings are wrong: faulty").await;
     let forbidden = wat::parse_str(r#"(component (import "wasi:cli/stdout@0.2.0" (instance)))"#).unwrap();
     check_not_loaded(&forbidden, "it imports `wasi:cli/stdout@0.2.0`").await;
@@ -410,7 +410,7 @@ async fn what_does_not_load_never_keeps_the_node_from_starting() {
 
 #[test]
 fn a_newer_patch_version_is_spoken() {
-    let bench = Bench::new(&guests::scheduler_of_version("0.1.7"));
+    let bench = Bench::new(&guests::scheduler_of_version("0.2.7"));
     let checked = check_file(&bench.path()).unwrap();
     assert_eq!((checked.world, checked.name.as_str()), (WorldKind::Scheduler, "faulty"));
 }

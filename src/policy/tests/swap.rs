@@ -174,7 +174,7 @@ async fn what_is_wrong_with_a_module_is_said_with_a_code_and_nothing_changes() {
         (forbidden, "forbidden-import"),
         (wat::parse_str("(component)").unwrap(), "no-world"),
         (guests::scheduler_that_refuses_settings(), "wrong-settings"),
-        (guests::scheduler_of_version("0.2.0"), "other-interface-version"),
+        (guests::scheduler_of_version("0.3.0"), "other-interface-version"),
     ] {
         let error = agent.swap.push(bytes, None, 0).await.unwrap_err();
         assert_eq!(error.code(), code, "{error}");

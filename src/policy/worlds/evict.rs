@@ -24,12 +24,13 @@ impl Decision for Evict {
     const WORLD: WorldKind = WorldKind::Scheduler;
     const FUNCTION: &'static str = "evict";
     type Question = EvictQuestion;
-    type Raw = Vec<scheduling::Eviction>;
+    /// None: as the built-in would.
+    type Raw = Option<Vec<scheduling::Eviction>>;
     /// Kernels that run, each at most once, first to last. Nobody is added: an empty list is an answer.
     type Answer = Vec<scheduling::Eviction>;
 
     fn twin(_: &types::Context, question: &EvictQuestion) -> Result<Self::Raw, Refusal> {
-        Ok(scheduler::evict(&question.pressure, &question.running))
+        Ok(Some(scheduler::evict(&question.pressure, &question.running)))
     }
 
     fn check(
@@ -37,6 +38,7 @@ impl Decision for Evict {
         question: &EvictQuestion,
         raw: Self::Raw,
     ) -> Result<(Self::Answer, Option<String>), String> {
+        let raw = raw.unwrap_or_else(|| scheduler::evict(&question.pressure, &question.running));
         let mut named = vec![false; question.running.len()];
         let mut answer = Vec::with_capacity(raw.len());
         for eviction in raw {
