@@ -100,6 +100,11 @@ impl Agent {
         self.send(Method::DELETE, path, empty()).await?.json().await
     }
 
+    /// Reads bytes.
+    pub(super) async fn bytes(&self, path: &str) -> Result<Vec<u8>, CliError> {
+        Ok(self.send(Method::GET, path, empty()).await?.bytes().await?.to_vec())
+    }
+
     /// Asks for an answer of a JSON value a line. Dropping it hangs up, which cancels what the agent does.
     pub(super) async fn lines(&self, method: Method, path: &str, body: Body) -> Result<Lines, CliError> {
         Ok(Lines { answer: self.send(method, path, body).await?, buffer: BytesMut::new() })

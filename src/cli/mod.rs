@@ -196,6 +196,7 @@ impl Args {
             Some(Command::Serve(serve)) => serve.run(socket, verbose).map(|()| 0),
             Some(Command::Config(config)) => config.run(socket),
             Some(Command::Completions(completions)) => completions.run().map(|()| 0),
+            Some(Command::Policy(policy)) if policy.is_tool() => policy.run_tool(socket).map(|()| 0),
             Some(command) => Context::new(socket, verbose).and_then(|context| command.run(&context)),
             None => {
                 let _ = Self::command().print_help();
@@ -213,13 +214,9 @@ impl Context {
 }
 
 impl Command {
-    /// An online command: all it does is talk, so one thread is enough.
+    /// An online command: all it does is talk.
     fn run(self, context: &Context) -> Result<u8, CliError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| CliError::new(format!("this process cannot run: {error}")))?;
-        let status = runtime.block_on(async {
+        talk(async {
             match self {
                 Self::Run(command) => command.run(context).await,
                 Self::Exec(command) => command.run(context).await,
@@ -242,9 +239,18 @@ impl Command {
                 // Dispatched before there is a runtime: they need none, or build their own.
                 Self::Serve(_) | Self::Config(_) | Self::Completions(_) => Ok(0),
             }
-        });
-        // A thread may be waiting for standard input; it ends with the process.
-        runtime.shutdown_background();
-        status
+        })
     }
+}
+
+/// Talks to an agent: one thread is enough.
+fn talk<T>(talk: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(format!("this process cannot run: {error}")))?;
+    let said = runtime.block_on(talk);
+    // A thread may be waiting for standard input; it ends with the process.
+    runtime.shutdown_background();
+    said
 }

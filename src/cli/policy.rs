@@ -1,6 +1,9 @@
 //! `berth policy`: who decides, and replacing them while kernels run.
 //!
-//! `swap`: push, activate, rollback; `show`: one policy; `journal`: what was decided.
+//! `swap`: push, activate, rollback; `show`: one policy; `journal`: what was decided. `author`, `test`, `bench`,
+//! `inspect`, `dev`: what those who write policies need, without an agent.
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
@@ -9,11 +12,16 @@ use super::error::CliError;
 use super::output::{Output, age, table, world};
 use crate::policy::{ModuleRow, PolicyView, WorldKind};
 
+mod author;
+mod bench;
+mod dev;
+mod inspect;
 mod journal;
 mod show;
 mod swap;
+mod test;
 
-/// Show and replace the policies that make this node's decisions
+/// Show, replace and write the policies that make this node's decisions
 #[derive(Debug, clap::Args)]
 pub(super) struct Policy {
     #[command(subcommand)]
@@ -28,6 +36,35 @@ enum PolicyCommand {
     Activate(swap::Activate),
     Rollback(swap::Rollback),
     Journal(journal::Journal),
+    #[command(flatten)]
+    Tool(Tool),
+}
+
+/// What needs no agent.
+#[derive(Debug, Subcommand)]
+enum Tool {
+    New(author::New),
+    Build(author::Build),
+    Test(test::Test),
+    Bench(bench::Bench),
+    Dev(dev::Dev),
+    Pack(author::Pack),
+    Inspect(inspect::Inspect),
+}
+
+impl Tool {
+    /// `socket`: the agent's, when it was named.
+    fn run(self, socket: Option<PathBuf>) -> Result<(), CliError> {
+        match self {
+            Self::New(command) => command.run(),
+            Self::Build(command) => command.run(),
+            Self::Test(command) => command.run(),
+            Self::Bench(command) => command.run(),
+            Self::Dev(command) => command.run(),
+            Self::Pack(command) => command.run(),
+            Self::Inspect(command) => command.run(socket),
+        }
+    }
 }
 
 /// List the active policy of each world, how often it was asked and how long it took
@@ -47,6 +84,20 @@ struct List {
 }
 
 impl Policy {
+    /// Whether it is a tool that needs no agent.
+    pub(super) fn is_tool(&self) -> bool {
+        matches!(self.command, PolicyCommand::Tool(_))
+    }
+
+    /// Runs the tool.
+    pub(super) fn run_tool(self, socket: Option<PathBuf>) -> Result<(), CliError> {
+        match self.command {
+            PolicyCommand::Tool(tool) => tool.run(socket),
+            // The others speak to an agent: `run`.
+            _ => Ok(()),
+        }
+    }
+
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         match self.command {
             PolicyCommand::List(List { output }) => {
@@ -60,6 +111,8 @@ impl Policy {
             PolicyCommand::Activate(command) => command.run(context).await,
             PolicyCommand::Rollback(command) => command.run(context).await,
             PolicyCommand::Journal(command) => command.run(context).await,
+            // Dispatched before there is a runtime: `run_tool`.
+            PolicyCommand::Tool(_) => Ok(()),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | `POST /v1/policies/modules?link=N` bytes | [`crate::policy::swap::Pushed`] |
 //! | `POST /v1/policies/activate` [`ActivateBody`] | [`crate::policy::swap::Swapped`] |
 //! | `POST /v1/policies/rollback` [`RollbackBody`] | [`crate::policy::swap::Swapped`] |
+//! | `GET /v1/policies/module?of=TEXT` | the bytes of a pushed module |
 //! | `GET /v1/policies/show?of=TEXT&link=N` | list of [`crate::policy::swap::Shown`] |
 //! | `GET /v1/decisions?kernel=K&most=N&follow=true` | a line of JSON per [`crate::policy::journal::Entry`] |
 //! | `GET /v1/kernels/{ref}/why` | [`WhyView`] |

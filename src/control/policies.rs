@@ -5,6 +5,8 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use futures_util::StreamExt as _;
@@ -26,6 +28,7 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
         .route("/v1/policies/activate", post(activate))
         .route("/v1/policies/rollback", post(roll_back))
         .route("/v1/policies/show", get(show))
+        .route("/v1/policies/module", get(module))
 }
 
 async fn modules(State(agent): Agent) -> Json<Vec<ModuleRow>> {
@@ -105,4 +108,15 @@ async fn show(
     let Query(query) = query?;
     let swap = agent.rooms.swap.clone();
     Ok(Json(on_core(&agent, async move { swap.show(&query.of, query.link).await }).await??))
+}
+
+/// A pushed module itself, for whoever wants to look into it. (`link` is of no matter here.)
+async fn module(
+    State(agent): Agent,
+    query: Result<Query<ShowQuery>, QueryRejection>,
+) -> Answer<([(HeaderName, &'static str); 1], Vec<u8>)> {
+    let Query(query) = query?;
+    let swap = agent.rooms.swap.clone();
+    let bytes = on_core(&agent, async move { swap.module(&query.of).await }).await??;
+    Ok(([(CONTENT_TYPE, "application/wasm")], bytes))
 }

@@ -93,6 +93,24 @@ pub enum Problem {
         /// How.
         message: String,
     },
+    /// Its manifest cannot be read.
+    #[error("its manifest (custom section `berth:policy-manifest`) is wrong: {0}; `berth policy pack` writes a right one")]
+    BadManifest(String),
+    /// Its manifest says something else than the module.
+    #[error(
+        "its manifest says {what} {manifest}, the module itself {module}: `berth policy pack` it again after every build"
+    )]
+    ManifestMismatch {
+        /// The field.
+        what: String,
+        /// In the manifest.
+        manifest: String,
+        /// By `describe`.
+        module: String,
+    },
+    /// It does not decide what its own fixtures expect; what failed.
+    #[error("{} of its own fixtures {}: {}", .0.len(), if .0.len() == 1 { "fails" } else { "fail" }, .0.join("; "))]
+    Fixtures(Vec<String>),
     /// Its settings are wrong, every mistake.
     #[error("its settings are wrong: {}", .0.join("; "))]
     Settings(Vec<String>),
@@ -129,6 +147,9 @@ impl Problem {
             Self::Compile(_) => "does-not-compile",
             Self::Instantiate(_) => "does-not-instantiate",
             Self::About { .. } => "describe-failed",
+            Self::BadManifest(_) => "bad-manifest",
+            Self::ManifestMismatch { .. } => "manifest-mismatch",
+            Self::Fixtures(_) => "fixtures-failed",
             Self::Settings(_) => "wrong-settings",
             Self::NotGranted(_) => "not-granted",
             Self::Damaged => "damaged-module",

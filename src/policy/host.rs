@@ -26,7 +26,7 @@ pub(super) struct Host {
     node_name: String,
     facts: Vec<(String, String)>,
     deadline: Duration,
-    bytes_in: usize,
+    pub bytes_in: usize,
     /// None: every world is built-in, there is no WebAssembly.
     pub wasm: Option<Wasm>,
     pub slots: Vec<Slot>,

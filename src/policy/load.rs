@@ -15,6 +15,7 @@ use super::config::{PolicyConfig, Source};
 use super::error::Problem;
 use super::guest::{About, Guest, Pre, SettingInfo, Terms};
 use super::header::{self, MAX_MODULE_BYTES};
+use super::manifest::{self, Manifest};
 use super::record::Record;
 use super::sandbox::{Sandbox, Stage, State, classify, clean};
 use super::settings;
@@ -53,10 +54,13 @@ impl std::fmt::Debug for Policy {
 }
 
 /// A component that compiles, links and describes itself.
+#[derive(Clone)]
 pub(super) struct Module {
     pub world: WorldKind,
     pub about: About,
     pub digest: Digest,
+    /// What it carries beside its code; it says what `about` says.
+    pub manifest: Option<Manifest>,
     pre: Pre,
 }
 
@@ -82,13 +86,17 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 /// Checks, compiles and instantiates a component once, and asks what it says of itself.
 pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem> {
     let world = header::read(bytes)?;
+    let manifest = manifest::read(bytes)?;
     let compile = |e: wasmtime::Error| Problem::Compile(clean(&format!("{e:#}"), 1 << 10));
     let component = Component::from_binary(&sandbox.engine, bytes).map_err(compile)?;
     let link = |e: wasmtime::Error| Problem::Instantiate(clean(&format!("{e:#}"), 1 << 10));
     let pre =
         sandbox.linker.instantiate_pre(&component).and_then(|pre| Pre::new(world, pre)).map_err(link)?;
-    let about = once(sandbox, &pre, "describe", |guest, store| guest.describe(store))?;
-    Ok(Module { world, about: presentable(about)?, digest: Digest::of(bytes), pre })
+    let about = presentable(once(sandbox, &pre, "describe", |guest, store| guest.describe(store))?)?;
+    if let Some(manifest) = &manifest {
+        manifest.agrees(world, &about)?;
+    }
+    Ok(Module { world, about, digest: Digest::of(bytes), manifest, pre })
 }
 
 impl Module {

@@ -22,10 +22,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
 
+pub mod author;
 pub mod bindings;
 mod clock;
 mod config;
 mod error;
+pub mod fixture;
 mod guest;
 mod header;
 mod host;
@@ -33,6 +35,7 @@ pub mod journal;
 pub mod json;
 mod ladder;
 mod load;
+pub mod manifest;
 mod pool;
 mod record;
 mod rows;
@@ -363,7 +366,7 @@ impl Handle {
     #[must_use]
     pub fn time_instantiations(&self, world: WorldKind, times: u64) -> Option<std::time::Duration> {
         let (sandbox, policy) = self.host.active(world)?;
-        let timed = on_a_thread(move || {
+        let timed: Result<_, PolicyError> = on_a_thread(move || {
             let _running = sandbox.clock.running();
             let begun = std::time::Instant::now();
             for _ in 0..times {
@@ -397,47 +400,13 @@ impl Handle {
     }
 }
 
-/// What a policy's file says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checked {
-    /// Its world.
-    pub world: WorldKind,
-    /// Its name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// What it is for.
-    pub summary: String,
-    /// Digest of the file.
-    pub digest: Digest,
-    /// Keys of its settings; `quota.*` is a table.
-    pub settings: Vec<String>,
-    /// Edits that it needs to be granted.
-    pub needs: Vec<String>,
-}
-
 /// Loads a policy's file as the agent would, without settings, and tells what it is.
 ///
 /// # Errors
 /// What is wrong with it and what to do.
-pub fn check_file(path: &Path) -> Result<Checked, PolicyError> {
-    let path = path.to_owned();
-    on_a_thread(move || {
-        let check = || {
-            let bytes = load::read(&path)?;
-            load::module(&host::sandbox(&Config::default(), 1)?, &bytes)
-        };
-        let module = check().map_err(|problem| problem.of(path.display().to_string()))?;
-        Ok(Checked {
-            world: module.world,
-            name: module.about.name,
-            version: module.about.version,
-            summary: module.about.summary,
-            digest: module.digest,
-            settings: module.about.settings.into_iter().map(|setting| setting.key).collect(),
-            needs: module.about.needs,
-        })
-    })
+pub fn check_file(path: &Path) -> Result<author::Inspected, PolicyError> {
+    let bytes = load::read(path).map_err(|problem| problem.of(path.display().to_string()))?;
+    author::inspect(path.display().to_string(), bytes)
 }
 
 /// Loads every configured policy with its settings and grants, as [`start`] would, and tells what would
@@ -468,10 +437,10 @@ pub fn check_config(config: &Config) -> Vec<PolicyError> {
 }
 
 /// Runs `work`, which may run WebAssembly, on a thread of its own and waits for it (invariant 2).
-fn on_a_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PolicyError> + Send + 'static,
-) -> Result<T, PolicyError> {
-    let failed = |problem: &str| Problem::Sandbox(problem.to_owned()).of("policy");
+fn on_a_thread<T: Send + 'static, E: From<PolicyError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let failed = |problem: &str| E::from(Problem::Sandbox(problem.to_owned()).of("policy"));
     std::thread::Builder::new()
         .name("policy-load".to_owned())
         .spawn(work)

@@ -125,6 +125,13 @@ pub struct State {
     log: Log,
 }
 
+impl State {
+    /// Bytes of all linear memories now. They never shrink, so it is also the most that they had.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory.used
+    }
+}
+
 impl types::Host for State {}
 
 impl host::Host for State {

@@ -50,7 +50,7 @@ fn is_table(key: &str) -> bool {
 }
 
 /// Whether `known` (`limit`, or `quota.*`) is what `key` is called.
-fn names(known: &str, key: &str) -> bool {
+pub(super) fn names(known: &str, key: &str) -> bool {
     match known.strip_suffix('*') {
         Some(prefix) if prefix.ends_with('.') => key.len() > prefix.len() && key.starts_with(prefix),
         _ => known == key,

@@ -51,6 +51,15 @@ macro_rules! weigh {
 }
 
 weigh! {
+    types::Refusal { code, message }
+    reporting::Offering { slots, withheld }
+    reporting::SlotOffer { name, offers }
+    reporting::Offer {}
+    reporting::Withheld { reason }
+    scheduling::Placement { shares, avoid, note }
+    scheduling::Decision { verdict }
+    scheduling::Eviction { reason }
+    configuring::TextFile { target, content }
     types::Context { node_name, settings, facts }
     types::Setting { key, value }
     types::DeviceModel { family, name, partition, attributes }
@@ -98,6 +107,45 @@ impl Weigh for types::SettingValue {
             Self::Text(text) => text.len(),
             Self::Texts(texts) => texts.behind(),
             Self::Integer(_) | Self::Decimal(_) | Self::Flag(_) => 0,
+        }
+    }
+}
+
+impl Weigh for scheduling::Verdict {
+    fn behind(&self) -> usize {
+        match self {
+            Self::Start => 0,
+            Self::Wait(reason) => reason.behind(),
+            Self::Refuse(refusal) => refusal.behind(),
+        }
+    }
+}
+
+impl Weigh for configuring::Edit {
+    fn behind(&self) -> usize {
+        match self {
+            Self::SetEnv(pair)
+            | Self::SetLabel(pair)
+            | Self::SetSysctl(pair)
+            | Self::AddHost(pair)
+            | Self::Extra(pair) => pair.behind(),
+            Self::UnsetEnv(text)
+            | Self::RemoveMount(text)
+            | Self::AddCapability(text)
+            | Self::DropCapability(text)
+            | Self::SetNetwork(text)
+            | Self::AddDns(text)
+            | Self::AddDevice(text)
+            | Self::SetSecurityOption(text) => text.behind(),
+            Self::AddMount(mount) => mount.behind(),
+            Self::AddFile(file) => file.behind(),
+            Self::SetUlimit(ulimit) => ulimit.behind(),
+            Self::SetShmSize(_)
+            | Self::SetPidsLimit(_)
+            | Self::SetCpuLimit(_)
+            | Self::SetMemorySwap(_)
+            | Self::SetReadOnlyRoot(_)
+            | Self::SetOomScore(_) => 0,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::policy::WorldKind;
 use crate::policy::swap::{MODULE_BYTES, Pushed, Swapped, Target};
 
 /// A world by its name.
-fn world_named(text: &str) -> Result<WorldKind, String> {
+pub(super) fn world_named(text: &str) -> Result<WorldKind, String> {
     let worlds = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
     worlds
         .into_iter()

@@ -91,6 +91,9 @@ impl SwapError {
             Self::Module(Problem::TooLarge { .. } | Problem::ForbiddenImport { .. }) => {
                 "`berth policy push` the module that the new build makes"
             }
+            Self::Module(Problem::Fixtures(_)) => {
+                "`berth policy test FILE` shows them all; mend the policy or its fixtures, and push again"
+            }
             Self::Module(_) => "the policies that ship with berth are examples of how to build one",
             Self::NoSuchPolicy { .. } => {
                 "`berth policy list` shows what was pushed; `berth policy push FILE` takes a module in"

@@ -21,7 +21,7 @@ use super::load::{self, Policy};
 use super::rows::{Act, Choice, Demoted, Event, ModuleRow, SlotRow};
 use super::shelf::Shelf;
 use super::slot::{self, Line, Member, Slot};
-use super::{Handle, Kept, WorldKind, journal};
+use super::{Handle, Kept, WorldKind, fixture, journal};
 use crate::ids::Digest;
 use crate::store::{self, StoreError};
 
@@ -170,6 +170,10 @@ impl Swap {
                 let module = load::module(&wasm.sandbox, &bytes)?;
                 let world = module.world;
                 let link = member_of_chain(&policy, world, link)?;
+                let failed = fixture::problems(&wasm.sandbox, &module, policy.host.bytes_in);
+                if !failed.is_empty() {
+                    return Err(Problem::Fixtures(failed).into());
+                }
                 let slot = slot_of(&policy, world, link)?;
                 let loaded = module.configure(
                     &wasm.sandbox,
@@ -298,6 +302,15 @@ impl Swap {
     /// The modules that were pushed, oldest first.
     pub async fn modules(&self) -> Vec<ModuleRow> {
         self.inner.books.lock().await.modules.clone()
+    }
+
+    /// A pushed module's bytes, by its digest, the beginning of it, or its name.
+    ///
+    /// # Errors
+    /// When there is none, or its file is damaged.
+    pub async fn module(&self, text: &str) -> Result<Vec<u8>, SwapError> {
+        let (digest, shelf) = (self.find(text).await?.digest, self.inner.shelf.clone());
+        self.off_thread(move || Ok(shelf.get(digest)?)).await
     }
 
     /// Writes demotions down as they happen. Ends when the policies do.
