@@ -29,7 +29,6 @@ impl Placement {
     }
 }
 
-#[expect(clippy::derivable_impls, reason = "the type is generated")]
 impl Default for Offering {
     /// What the built-in offers.
     fn default() -> Self {
