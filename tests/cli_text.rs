@@ -5,6 +5,12 @@
 
 use std::process::{Command, Output, Stdio};
 
+/// What `berth policy` can do.
+const POLICY: [&str; 13] = [
+    "list", "show", "push", "activate", "rollback", "journal", "new", "build", "test", "bench", "dev", "pack",
+    "inspect",
+];
+
 fn berth(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_berth"))
         .args(words)
@@ -56,14 +62,14 @@ fn the_help_teaches() {
         insta::assert_snapshot!(format!("berth-config-{command}"), help(&["config", command]));
     }
     insta::assert_snapshot!("berth-policy", help(&["policy"]));
-    for command in ["list", "show", "push", "activate", "rollback", "journal"] {
+    for command in POLICY {
         insta::assert_snapshot!(format!("berth-policy-{command}"), help(&["policy", command]));
     }
 }
 
 #[test]
 fn no_help_is_wider_than_a_hundred_columns() {
-    let policy = ["list", "show", "push", "activate", "rollback", "journal"].map(|word| ["policy", word]);
+    let policy = POLICY.map(|word| ["policy", word]);
     let commands: [&[&str]; 10] = [
         &["serve"],
         &["run"],

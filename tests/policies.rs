@@ -284,3 +284,43 @@ fn kernels_start_whatever_a_policy_does_and_its_fault_is_told() {
     std::fs::write(&file, wat::parse_str(wasi).unwrap()).unwrap();
     agent.refuses(&["policy", "push", file.to_str().unwrap()], &["component"]);
 }
+
+#[test]
+fn a_module_that_fails_its_own_fixtures_is_refused_and_one_that_passes_can_be_looked_into() {
+    let agent = Agent::new();
+    let pack = |number: u32| {
+        let case = format!(
+            r#"{{"function": "place", "expect": {{"properties": {{"device": [{number}]}}}}, "question": {{
+                "node": {{
+                    "models": [{{"kind": "cpu", "family": "cpu", "capacity": 1000000}}],
+                    "devices": [{{"number": 0}}, {{"number": 1}}],
+                    "slots": [{{"name": "cpu", "quantum": 1000000}}]}},
+                "request": {{"wants": [{{"slot": 0, "amount": 1000000}}]}},
+                "choice": {{"stock": [
+                    {{"device": 0, "slot": 0, "free": 1000000, "offered": 1000000}},
+                    {{"device": 1, "slot": 0, "free": 1000000, "offered": 1000000}}]}}}}}}"#
+        );
+        let (fixtures, module) = (agent.path("fixtures"), agent.path(&format!("{number}.wasm")));
+        std::fs::create_dir_all(&fixtures).unwrap();
+        std::fs::write(fixtures.join("core.json"), case).unwrap();
+        let (fixtures, module) = (fixtures.to_str().unwrap().to_owned(), module.to_str().unwrap().to_owned());
+        agent.says(&["policy", "pack", &last_core(), "--fixtures", &fixtures, "-o", &module]);
+        module
+    };
+    agent.refuses(
+        &["policy", "push", &pack(0)],
+        &[
+            "1 of its own fixtures fails: core.json: device: should be cpu 0, is cpu 1",
+            "(fixtures-failed)",
+            "`berth policy test FILE`",
+        ],
+    );
+    assert_eq!(agent.json(&["policy", "inspect", &pack(0)])["cases"], 1);
+    let pushed = agent.json(&["policy", "push", &pack(1)]);
+    let digest = pushed["module"]["digest"].as_str().unwrap();
+    for name in [&digest[..8], "last-core"] {
+        let shown = agent.json(&["policy", "inspect", name]);
+        assert_eq!((&shown["digest"], &shown["cases"]), (&pushed["module"]["digest"], &1.into()), "{shown}");
+    }
+    agent.refuses(&["policy", "inspect", "abcdef"], &["no policy called \"abcdef\"", "(no-such-policy)"]);
+}

@@ -116,6 +116,15 @@ pub(super) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
+/// A size in memory: `531 B`, `192 KiB`, `12.3 MiB`.
+pub(super) fn binary(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
+        _ => format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20),
+    }
+}
+
 /// Write into a module what it says of itself, and its fixtures
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -174,5 +183,16 @@ pub(super) fn module_and_fixtures(
 pub(super) fn say_idle(idle: &[String]) {
     if !idle.is_empty() {
         say(&format!("{}: no `expect`, and nobody's base: not asked", idle.join(", ")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::binary;
+
+    #[test]
+    fn sizes_have_the_digits_that_matter() {
+        let sizes = [531, 196_608, 12_910_592, 32 << 20].map(binary);
+        assert_eq!(sizes, ["531 B", "192 KiB", "12.3 MiB", "32.0 MiB"]);
     }
 }

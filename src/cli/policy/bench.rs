@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::author::module_and_fixtures;
-use crate::amount;
+use super::author::{binary, module_and_fixtures};
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, table, world};
 use crate::policy::author::{self, Bench as Figures, Questions};
@@ -78,7 +77,7 @@ pub(super) fn text(bench: &Figures) -> String {
     text += &format!(
         "an agent gives a call by default {} ms, {} of memory, {} in and {} out\n",
         bench.deadline_us / 1000,
-        amount::format_bytes(bench.policy.memory_limit),
+        binary(bench.policy.memory_limit),
         bytes(bench.limit_in),
         bytes(bench.limit_out),
     );
@@ -101,10 +100,7 @@ fn micros(nanos: u64) -> String {
 }
 
 fn bytes(bytes: usize) -> String {
-    match bytes {
-        0..10_000 => format!("{bytes} B"),
-        _ => format!("{} KiB", bytes.div_ceil(1024)),
-    }
+    binary(bytes as u64)
 }
 
 #[cfg(test)]
@@ -112,8 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_have_the_digits_that_matter() {
-        assert_eq!([micros(17_123), micros(950), micros(1_748_123)], ["17.1 µs", "0.9 µs", "1.74 ms"]);
-        assert_eq!([bytes(512), bytes(196_608)], ["512 B", "192 KiB"]);
+    fn times_have_the_digits_that_matter() {
+        assert_eq!([17_123, 950, 1_748_123].map(micros), ["17.1 µs", "0.9 µs", "1.74 ms"]);
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::author::count;
+use super::author::{binary, count};
 use crate::amount;
 use crate::cli::client::{Agent, escaped};
 use crate::cli::error::CliError;
@@ -53,7 +53,6 @@ impl Inspect {
 }
 
 fn text(policy: &Inspected) -> String {
-    let bytes = amount::format_bytes;
     let mut lines = vec![
         ("name", format!("{} {}", policy.name, policy.version)),
         ("world", format!("{} of {}", world(policy.world), policy.interface)),
@@ -64,8 +63,8 @@ fn text(policy: &Inspected) -> String {
             "memory",
             format!(
                 "{} when a call begins; an agent gives it {} unless told otherwise",
-                bytes(policy.memory_at_start),
-                bytes(policy.memory_limit)
+                binary(policy.memory_at_start),
+                binary(policy.memory_limit)
             ),
         ),
         ("imports", if policy.imports.is_empty() { "nothing".to_owned() } else { policy.imports.join(", ") }),

@@ -415,6 +415,59 @@ fn a_newer_patch_version_is_spoken() {
     assert_eq!((checked.world, checked.name.as_str()), (WorldKind::Scheduler, "faulty"));
 }
 
+/// A module with a manifest that is not by `pack`.
+fn with_manifest(module: &[u8], name: &str, fixture: serde_json::Value) -> Vec<u8> {
+    let manifest = manifest::Manifest {
+        format: 1,
+        name: name.to_owned(),
+        version: "faulty".to_owned(),
+        summary: "faulty".to_owned(),
+        world: WorldKind::Scheduler,
+        settings: Vec::new(),
+        needs: Vec::new(),
+        image_labels: Vec::new(),
+        fixtures: vec![manifest::ManifestFixture { file: "a.json".to_owned(), fixture }],
+    };
+    manifest::write(module, &manifest).unwrap()
+}
+
+#[test]
+fn a_manifest_that_contradicts_its_module_keeps_it_from_loading() {
+    let guest = guests::scheduler(guests::NOTHING);
+    let other = with_manifest(&guest, "better", serde_json::Value::Null);
+    let error = check_file(&Bench::new(&other).path()).unwrap_err();
+    assert_eq!(error.problem.code(), "manifest-mismatch");
+    assert!(error.to_string().contains("its manifest says name better, the module itself faulty"), "{error}");
+    let right = with_manifest(&guest, "faulty", serde_json::Value::Null);
+    assert!(check_file(&Bench::new(&right).path()).unwrap().packed);
+}
+
+#[test]
+fn a_modules_own_fixtures_are_asked_with_its_budgets() {
+    let case = serde_json::json!({
+        "function": "order", "question": {"waiting": [{}, {}]}, "expect": {"properties": {"start": [0, 1]}},
+    });
+    let problems = |body: &str| {
+        let module = with_manifest(&guests::scheduler(body), "faulty", case.clone());
+        let found: Result<_, PolicyError> = on_a_thread(move || {
+            let sandbox = host::sandbox(&Config::default(), 1).unwrap();
+            let module = load::module(&sandbox, &module).unwrap();
+            Ok(fixture::problems(&sandbox, &module, Config::default().bytes_in))
+        });
+        found.unwrap()
+    };
+    assert_eq!(problems(guests::NOTHING), [""; 0]);
+    for (body, expected) in [
+        (guests::LIE, "a.json: invalid-answer: its answer is wrong: decides about request 99"),
+        (guests::TRAP, "a.json: trap: "),
+        (guests::GROW, "a.json: memory: it wanted "),
+        (guests::LOOP, "a.json: deadline: it was still running"),
+    ] {
+        let problems = problems(body);
+        assert!(problems.len() == 1 && problems[0].starts_with(expected), "{problems:?}");
+    }
+}
+
 #[test]
 fn a_policy_of_another_world_is_told_where_it_belongs() {
     let mut bench = Bench::new(&guests::scheduler(guests::NOTHING));
