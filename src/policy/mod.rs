@@ -35,6 +35,7 @@ mod ladder;
 mod load;
 mod pool;
 mod record;
+pub mod replay;
 mod rows;
 mod sandbox;
 mod settings;
@@ -81,7 +82,7 @@ pub enum Rung {
 }
 
 /// Why a policy's call came to nothing and the next rung was asked. Codes are stable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// Wall clock used up.
@@ -92,12 +93,37 @@ pub enum Fault {
     Boundary,
     /// It trapped.
     Trap,
+    /// It ran out of stack, which depends on the compiler.
+    StackOverflow,
     /// Its answer did not pass the checks.
     InvalidAnswer,
     /// No policy thread was free in time.
     Busy,
     /// It could not be instantiated.
     Link,
+}
+
+impl Fault {
+    /// Whether it depended on the machine, its load or the compiler: decided again it may not happen.
+    #[must_use]
+    pub fn depends_on_the_machine(self) -> bool {
+        matches!(self, Self::Deadline | Self::Memory | Self::Busy | Self::StackOverflow)
+    }
+
+    /// Its code.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::Boundary => "boundary",
+            Self::Trap => "trap",
+            Self::StackOverflow => "stack-overflow",
+            Self::InvalidAnswer => "invalid-answer",
+            Self::Busy => "busy",
+            Self::Link => "link",
+        }
+    }
 }
 
 /// Who decided something; kept with the kernel it was decided for and shown to people.

@@ -7,7 +7,8 @@ use crate::cli::client::{empty, escaped, not_understood};
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, print, rung, world};
 use crate::ids::KernelRef;
-use crate::policy::journal::{Entry, phrase};
+use crate::policy::journal::phrase::{self, short, time_of_day};
+use crate::policy::journal::Entry;
 
 /// Show what was decided, by whom, and why a policy was passed over
 #[derive(Debug, clap::Args)]
@@ -76,14 +77,4 @@ fn text(entry: &Entry) -> String {
         text += &format!("         passed over {}: {}\n", fault.policy, fault.message);
     }
     text
-}
-
-fn short(kernel: &str) -> &str {
-    kernel.get(..8).unwrap_or(kernel)
-}
-
-/// Hours, minutes and seconds in UTC; the day is seldom asked for, and `-o json` has it.
-fn time_of_day(unix_ms: u64) -> String {
-    let seconds = unix_ms / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
