@@ -1,6 +1,7 @@
 //! `berth policy`: who decides, and replacing them while kernels run.
 //!
-//! `swap`: push, activate, rollback; `show`: one policy; `journal`: what was decided.
+//! `swap`: push, activate, rollback; `settings`: set; `shadow`: who watches; `show`: one policy; `journal`: what was
+//! decided; `replay`: decide it again. `steps`: answers that take a while.
 
 use clap::Subcommand;
 
@@ -10,7 +11,11 @@ use super::output::{Output, age, table, world};
 use crate::policy::{ModuleRow, PolicyView, WorldKind};
 
 mod journal;
+mod replay;
+mod settings;
+mod shadow;
 mod show;
+mod steps;
 mod swap;
 
 /// Show and replace the policies that make this node's decisions
@@ -27,7 +32,10 @@ enum PolicyCommand {
     Push(swap::Push),
     Activate(swap::Activate),
     Rollback(swap::Rollback),
+    Set(settings::Set),
+    Shadow(shadow::ShadowCommand),
     Journal(journal::Journal),
+    Replay(replay::Replay),
 }
 
 /// List the active policy of each world, how often it was asked and how long it took
@@ -47,8 +55,8 @@ struct List {
 }
 
 impl Policy {
-    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
-        match self.command {
+    pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let done = match self.command {
             PolicyCommand::List(List { output }) => {
                 let policies: Vec<PolicyView> = context.agent.get("/v1/policies").await?;
                 // For people also what waits to be activated.
@@ -59,8 +67,12 @@ impl Policy {
             PolicyCommand::Push(command) => command.run(context).await,
             PolicyCommand::Activate(command) => command.run(context).await,
             PolicyCommand::Rollback(command) => command.run(context).await,
+            PolicyCommand::Set(command) => command.run(context).await,
+            PolicyCommand::Shadow(command) => command.run(context).await,
             PolicyCommand::Journal(command) => command.run(context).await,
-        }
+            PolicyCommand::Replay(command) => return command.run(context).await,
+        };
+        done.map(|()| 0)
     }
 }
 
@@ -75,7 +87,7 @@ fn text(policies: &[PolicyView]) -> String {
             policy.fallbacks.to_string(),
             format!("{} µs", policy.p50_micros),
             format!("{} µs", policy.p99_micros),
-            policy.source.clone(),
+            format!("{}{}", policy.source, if policy.own_settings { ", settings set" } else { "" }),
         ]
     });
     let headings = ["WORLD", "NAME", "VERSION", "DIGEST", "CALLS", "FELL BACK", "P50", "P99", "SOURCE"];
@@ -84,6 +96,17 @@ fn text(policies: &[PolicyView]) -> String {
         match &policy.demoted {
             Some(demoted) => text += &format!("{}: {demoted}\n", policy.name),
             None => text += &format!("{}: last failure: {}\n", policy.name, fault.message),
+        }
+    }
+    for policy in policies {
+        if let Some(probation) = &policy.probation {
+            text += &format!("{}: on probation: {}\n", policy.name, show::on_probation(probation));
+        }
+        if let Some(watching) = &policy.shadow {
+            text += &format!("{}\n", shadow::in_short(watching));
+        }
+        for notice in &policy.notices {
+            text += &format!("{notice}\n");
         }
     }
     text

@@ -148,7 +148,7 @@ async fn follow(
 }
 
 /// The id of a kernel that is there by name, or of any by id.
-fn kernel_id(agent: &Shared, kernel: &str) -> Answer<String> {
+pub(super) fn kernel_id(agent: &Shared, kernel: &str) -> Answer<String> {
     match parse(kernel)? {
         KernelRef::Id(id) => Ok(id.to_string()),
         name => Ok(agent.rooms.kernels.get(&name)?.id.to_string()),

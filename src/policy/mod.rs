@@ -34,11 +34,13 @@ pub mod json;
 mod ladder;
 mod load;
 mod pool;
+mod probation;
 mod record;
 pub mod replay;
 mod rows;
 mod sandbox;
 mod settings;
+mod shadow;
 mod shelf;
 pub mod shipped;
 mod slot;
@@ -52,7 +54,9 @@ pub use config::{Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};
 use guest::Asked;
 use journal::Journal;
-pub use rows::{Act, Choice, Event, ModuleRow, SlotRow};
+pub use probation::ProbationView;
+pub use rows::{Act, Choice, Chosen, Event, ModuleRow, ShadowRow, SlotRow};
+pub use shadow::ShadowView;
 
 /// Every world.
 const WORLDS: [WorldKind; 3] = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
@@ -219,6 +223,18 @@ pub struct PolicyView {
     /// Who is asked when it fails, before the built-in.
     #[serde(default)]
     pub last_good: Option<String>,
+    /// Whether an operator gave it settings, in place of those of `agent.toml`.
+    #[serde(default)]
+    pub own_settings: bool,
+    /// While it has just been activated: how it does.
+    #[serde(default)]
+    pub probation: Option<ProbationView>,
+    /// Who is asked beside it, and how they agree.
+    #[serde(default)]
+    pub shadow: Option<ShadowView>,
+    /// What happened to it that an operator should know: rolled back, or not taken when `agent.toml` was read again.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 /// What a question is asked for.
@@ -254,7 +270,7 @@ impl Kept {
     fn left_over(&self, slots: &[slot::Slot]) -> Vec<String> {
         let is_there =
             |row: &&SlotRow| slots.iter().any(|slot| slot.world == row.world && slot.link == row.link);
-        let idle = self.rows.iter().filter(|row| row.active != Choice::Configured && !is_there(row));
+        let idle = self.rows.iter().filter(|row| row.active.choice != Choice::Configured && !is_there(row));
         let told = |row: &SlotRow| {
             format!(
                 "a policy was activated for {} --link {}, but the chain in [policy] is shorter now: it is not asked",

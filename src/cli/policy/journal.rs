@@ -7,8 +7,8 @@ use crate::cli::client::{empty, escaped, not_understood};
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, print, rung, world};
 use crate::ids::KernelRef;
-use crate::policy::journal::phrase::{self, short, time_of_day};
 use crate::policy::journal::Entry;
+use crate::policy::journal::phrase::{self, short, time_of_day};
 
 /// Show what was decided, by whom, and why a policy was passed over
 #[derive(Debug, clap::Args)]

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::run::{Report, Who};
-use super::{Came, Said};
+use super::run::{Report, Who, who};
+use super::{Came, Decider, Said};
 use crate::amount;
 use crate::policy::bindings::types::Setting;
 use crate::policy::journal::Entry;
@@ -66,8 +66,17 @@ pub struct Side {
     pub fault: Option<PolicyFault>,
 }
 
-/// The change, where there is one. `settings`: those that the one who decides now has.
-pub(super) fn change(entry: &Entry, by: &Who, settings: &[Setting], came: &Came) -> Option<Change> {
+/// The change, where there is one.
+pub(in crate::policy) fn change_by(entry: &Entry, decider: &Decider, came: &Came) -> Option<Change> {
+    let settings = match decider {
+        Decider::Module(policy) => &policy.settings[..],
+        Decider::Builtin(settings) => settings,
+    };
+    change(entry, &who(decider), settings, came)
+}
+
+/// The same. `settings`: those that the one who decides now has.
+fn change(entry: &Entry, by: &Who, settings: &[Setting], came: &Came) -> Option<Change> {
     let (now, details) = match came {
         Came::Same | Came::Skipped(_) => return None,
         Came::Different(said) => {
@@ -153,9 +162,9 @@ fn details(then: &Entry, now: &Entry) -> Vec<String> {
         "report" => offered(&then.question["inventory"], was, is),
         "place" => placed(&then.question["node"], was, is),
         "adjust" => edits(was, is),
-        "order" => moved(&then.question["waiting"], "request", was, is, |decision| {
-            verdict(&decision["verdict"])
-        }),
+        "order" => {
+            moved(&then.question["waiting"], "request", was, is, |decision| verdict(&decision["verdict"]))
+        }
         "evict" => moved(&then.question["running"], "kernel", was, is, |_| "goes".to_owned()),
         _ => Vec::new(),
     }
@@ -195,9 +204,9 @@ fn offered(inventory: &Value, was: &Value, is: &Value) -> Vec<String> {
                 parts.push(format!("{what} {}", listed(numbers, "")));
             }
         }
-        let others = before.iter().filter(|(device, amount)| {
-            after.iter().any(|(other, now)| other == device && now != amount)
-        });
+        let others = before
+            .iter()
+            .filter(|(device, amount)| after.iter().any(|(other, now)| other == device && now != amount));
         let changed: Vec<String> = others.map(|(device, _)| number(inventory, *device)).collect();
         if !changed.is_empty() {
             parts.push(format!("another amount of {}", listed(changed, "")));
@@ -279,7 +288,10 @@ fn moved(
             continue;
         }
         let say = |found: Option<(usize, String)>| {
-            found.map_or_else(|| "is not named".to_owned(), |(place, fate)| format!("{fate} as number {place}"))
+            found.map_or_else(
+                || "is not named".to_owned(),
+                |(place, fate)| format!("{fate} as number {place}"),
+            )
         };
         told.push(format!("{}: {} -> {}", short(word(&kernel["kernel-id"])), say(before), say(after)));
     }
@@ -365,7 +377,7 @@ pub fn text(report: &Report, most: usize) -> String {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "{world}{link} {function}: {}", count(changes.len() as u64, "change"));
         for change in changes.iter().take(most) {
-            one(change, &mut text);
+            text += &one(change);
         }
         let more = changes.len().saturating_sub(most);
         if more > 0 {
@@ -381,7 +393,10 @@ pub fn text(report: &Report, most: usize) -> String {
     text + &summary(report) + "\n"
 }
 
-fn one(change: &Change, text: &mut String) {
+/// One change, indented.
+#[must_use]
+pub fn one(change: &Change) -> String {
+    let mut text = String::new();
     let kernels = match &change.kernels[..] {
         [] => "node".to_owned(),
         [only] => format!("kernel {}", short(only)),
@@ -396,6 +411,7 @@ fn one(change: &Change, text: &mut String) {
         let _ = writeln!(text, "          {detail}");
     }
     let _ = writeln!(text, "    why   {}", change.why);
+    text
 }
 
 /// "256 decisions replayed: 250 the same, 3 differ, 1 fails (deadline), 2 skipped (busy machine)".

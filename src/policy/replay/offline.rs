@@ -9,10 +9,11 @@ use std::time::Duration;
 use super::run::{Asked, Report, Run};
 use super::{Bench, Decider};
 use crate::ids::Digest;
-use crate::policy::bindings::types::Setting;
 use crate::policy::journal::{Wanted, exported};
 use crate::policy::load::{self, Policy};
-use crate::policy::{Config, PolicyError, Problem, Settings, Source, WORLDS, host, on_a_thread, shipped, slot};
+use crate::policy::{
+    Config, PolicyError, Problem, Settings, Source, WORLDS, host, on_a_thread, settings, shipped, slot,
+};
 
 /// Time for one call of a policy that made a decision: long enough for a slow machine.
 pub(in crate::policy) const AMPLE: Duration = Duration::from_millis(500);
@@ -52,11 +53,7 @@ pub fn replay(ask: Offline, progress: impl FnMut(u64) + Send + 'static) -> Resul
 fn work(ask: &Offline, mut progress: impl FnMut(u64)) -> Result<Report, PolicyError> {
     let sandbox = host::sandbox(&ask.config, 1).map_err(|problem| problem.of("policy"))?;
     let mut wanted = ask.wanted.clone();
-    let bench = |share| Bench {
-        sandbox: Some(Arc::new(sandbox)),
-        share,
-        bytes_in: ask.config.bytes_in,
-    };
+    let bench = |share| Bench { sandbox: Some(Arc::new(sandbox)), share, bytes_in: ask.config.bytes_in };
     let mut run = match &ask.candidate {
         None => {
             let bench = bench(AMPLE);
@@ -72,13 +69,16 @@ fn work(ask: &Offline, mut progress: impl FnMut(u64)) -> Result<Report, PolicyEr
             let share = Duration::from_millis(ask.config.deadline_ms) / 2;
             let bench = bench(share);
             let decider = match &candidate.source {
-                Source::Builtin => Decider::Builtin(given(candidate.settings.as_ref()).into()),
+                Source::Builtin => Decider::Builtin(
+                    settings::as_given(&candidate.settings.clone().unwrap_or_default()).into(),
+                ),
                 source => {
-                    let policy = module(&bench, ask, candidate)
-                        .map_err(|problem| problem.of(source.to_string()))?;
+                    let policy =
+                        module(&bench, ask, candidate).map_err(|problem| problem.of(source.to_string()))?;
                     let world = policy.0;
                     if wanted.world.is_some_and(|wanted| wanted != world) {
-                        let found = Problem::OtherWorld { found: world, wanted: wanted.world.unwrap_or(world) };
+                        let found =
+                            Problem::OtherWorld { found: world, wanted: wanted.world.unwrap_or(world) };
                         return Err(found.of(source.to_string()));
                     }
                     wanted.world = Some(world);
@@ -115,11 +115,6 @@ fn module(
     }
     let policy = module.configure(sandbox, &section, path.display().to_string())?;
     Ok((world, policy))
-}
-
-pub(in crate::policy) fn given(settings: Option<&Settings>) -> Vec<Setting> {
-    let settings = settings.into_iter().flat_map(|settings| &settings.0);
-    settings.map(|(key, value)| Setting { key: key.clone(), value: value.into() }).collect()
 }
 
 /// Modules by digest: those of this program, and those in folders.

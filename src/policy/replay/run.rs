@@ -10,7 +10,6 @@ use super::diff::{self, Change};
 use super::{Bench, Came, Compare, Decider, Skip, again, grants, settings};
 use crate::ids::Digest;
 use crate::policy::Fault;
-use crate::policy::bindings::types::Setting;
 use crate::policy::journal::Entry;
 use crate::policy::load::Policy;
 
@@ -72,7 +71,7 @@ impl Report {
 }
 
 /// Finds a module, with any settings; none: it is not here.
-pub(in crate::policy) type Find<'a> = Box<dyn Fn(Digest) -> Option<Arc<Policy>> + 'a>;
+pub(in crate::policy) type Find<'a> = Box<dyn Fn(Digest) -> Option<Arc<Policy>> + Send + 'a>;
 
 /// Who is asked.
 pub(in crate::policy) enum Asked<'a> {
@@ -140,7 +139,7 @@ impl<'a> Run<'a> {
             Came::Skipped(why) => *report.skipped.entry(*why).or_default() += 1,
         }
         let Some(decider) = decider else { return };
-        let Some(change) = diff::change(entry, &who(decider), given(decider), &came) else { return };
+        let Some(change) = diff::change_by(entry, decider, &came) else { return };
         if report.changes.len() < MOST_CHANGES {
             report.changes.push(change);
         } else {
@@ -157,11 +156,8 @@ impl<'a> Run<'a> {
         let Some(digest) = entry.digest else { return Ok(Decider::Builtin(settings.into())) };
         let module = self.known.entry(digest).or_insert_with(|| find(digest));
         let Some(module) = module else {
-            let gone = Who {
-                policy: entry.policy.clone(),
-                version: entry.version.clone(),
-                digest: entry.digest,
-            };
+            let gone =
+                Who { policy: entry.policy.clone(), version: entry.version.clone(), digest: entry.digest };
             if !self.report.gone.contains(&gone) {
                 self.report.gone.push(gone);
             }
@@ -188,17 +184,8 @@ pub(in crate::policy) fn who(decider: &Decider) -> Who {
             version: policy.version.clone(),
             digest: Some(policy.digest),
         },
-        Decider::Builtin(_) => Who {
-            policy: "builtin".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            digest: None,
-        },
-    }
-}
-
-fn given(decider: &Decider) -> &[Setting] {
-    match decider {
-        Decider::Module(policy) => &policy.settings,
-        Decider::Builtin(settings) => settings,
+        Decider::Builtin(_) => {
+            Who { policy: "builtin".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), digest: None }
+        }
     }
 }

@@ -375,7 +375,8 @@ async fn placements_go_on_while_two_modules_alternate_and_none_mixes_them() {
     let journal = agent.policy.journal().unwrap();
     journal.settled().await;
     // The ring may have forgotten the oldest; each has a number.
-    let last = journal.read(&journal::Wanted { most: Some(1), ..journal::Wanted::default() }).unwrap().remove(0);
+    let last =
+        journal.read(&journal::Wanted { most: Some(1), ..journal::Wanted::default() }).unwrap().remove(0);
     let (written, dropped) = (last.seq, journal.dropped());
     assert_eq!(written + dropped, counts.values().sum::<u64>(), "{written} written, {dropped} dropped");
 }
