@@ -82,11 +82,24 @@ pub(super) fn from_file(path: &Path) -> Result<Settings, CliError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| CliError::new(format!("{shown} cannot be read: {error}")))?;
-    Figment::from(Toml::string(&text)).extract().map_err(|error| {
-        CliError::new(format!("{shown} holds no settings: {error}")).with_code("bad-settings").with_hint(
+    read(&text).map_err(|problem| {
+        CliError::new(format!("{shown} holds no settings: {problem}")).with_code("bad-settings").with_hint(
             "write KEY = VALUE a line: texts, numbers, true or false, lists of texts, tables of these",
         )
     })
+}
+
+fn read(toml: &str) -> Result<Settings, String> {
+    // figment says what is no setting, but not well what is no TOML.
+    let problem = |error: toml_edit::TomlError| error.message().trim().replace('\n', ", ");
+    toml_edit::ImDocument::parse(toml).map_err(problem)?;
+    let settings: Settings =
+        Figment::from(Toml::string(toml)).extract().map_err(|error: figment::Error| error.to_string())?;
+    // As which figment hands on what TOML has and settings have not.
+    match settings.0.keys().find(|key| key.contains("$__toml_private")) {
+        Some(key) => Err(format!("{} is a date; write it as a text", key.split('.').next().unwrap_or(key))),
+        None => Ok(settings),
+    }
 }
 
 /// The same of a file that may have been named.
@@ -99,15 +112,15 @@ fn value(word: &str) -> Result<Settings, CliError> {
     let (key, text) = word.split_once('=').filter(|(key, _)| !key.trim().is_empty()).ok_or_else(|| {
         CliError::usage(format!("{word:?} gives no setting a value")).with_hint("write it as KEY=VALUE")
     })?;
-    let read = Figment::from(Toml::string(&format!("value = {text}"))).extract::<Settings>();
-    let settings = match read {
+    let toml = format!("value = {text}");
+    let settings = match read(&toml) {
         Ok(settings) => settings,
         // What is no TOML is a word; what is, but no setting, says why.
-        Err(_) if toml_edit::ImDocument::parse(format!("value = {text}")).is_err() => {
+        Err(_) if toml_edit::ImDocument::parse(&toml).is_err() => {
             let text = crate::policy::SettingValue::Text(text.to_owned());
             Settings([("value".to_owned(), text)].into())
         }
-        Err(error) => return Err(CliError::usage(format!("{key}: {error}"))),
+        Err(problem) => return Err(CliError::usage(format!("{key}: {problem}"))),
     };
     let named = |found: String| found.replacen("value", key.trim(), 1);
     Ok(Settings(settings.0.into_iter().map(|(found, value)| (named(found), value)).collect()))

@@ -76,7 +76,7 @@ pub(in crate::policy) fn change_by(entry: &Entry, decider: &Decider, came: &Came
 }
 
 /// The same. `settings`: those that the one who decides now has.
-fn change(entry: &Entry, by: &Who, settings: &[Setting], came: &Came) -> Option<Change> {
+pub(super) fn change(entry: &Entry, by: &Who, settings: &[Setting], came: &Came) -> Option<Change> {
     let (now, details) = match came {
         Came::Same | Came::Skipped(_) => return None,
         Came::Different(said) => {
