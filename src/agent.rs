@@ -105,7 +105,7 @@ pub fn serve(overrides: Overrides, check: bool) -> Result<(), AgentError> {
         .enable_all()
         .build()
         .map_err(|error| AgentError::new(format!("cannot start the runtime: {error}"), "see `ulimit -u`"))?;
-    if check { runtime.block_on(examine(config)) } else { runtime.block_on(live(config)) }
+    if check { runtime.block_on(examine(config)) } else { runtime.block_on(live(config, overrides)) }
 }
 
 /// `--check`: everything that a start would look at, without keeping any of it.
@@ -150,7 +150,7 @@ fn no_runner(problem: String) -> AgentError {
 }
 
 /// Starts every room, waits for a signal, ends them.
-async fn live(config: Config) -> Result<(), AgentError> {
+async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     let started_at_ms = now_ms();
     let opened = {
         let dir = config.standalone.state_dir.clone();
@@ -170,15 +170,16 @@ async fn live(config: Config) -> Result<(), AgentError> {
     let engine_info = engine.info().await?;
     let kept = policy::Kept::load(&opened.handle, &state_dir).await?;
     let policies = start_policies(&config, Some(kept.clone())).await?;
-    let swap = policy::swap::Swap::new(policies.clone(), opened.handle.clone(), kept);
+    let swap = policy::swap::Swap::new(policies.clone(), opened.handle.clone(), kept, &config.policy);
     let (route, route_thread) = route::start(route::Config::default()).map_err(|error| {
         AgentError::new(error.to_string(), "see `ulimit -n`; the agent needs two sockets per kernel")
     })?;
     let mut tasks = JoinSet::new();
     let (offers, reporter) = inventory::watch(policies.clone(), Arc::new(inventory::detect())).await;
     tasks.spawn(named("inventory", reporter));
-    tasks.spawn(named("policy-demotions", swap.clone().save_demotions()));
+    tasks.spawn(named("policy-guard", swap.clone().guard()));
     let journal = policies.journal().cloned();
+    let reloaded = swap.clone();
     let admission = admission::start(
         admission::Config { start_limit: config.lifecycle.start_limit, ..admission::Config::default() },
         policies.clone(),
@@ -256,7 +257,8 @@ async fn live(config: Config) -> Result<(), AgentError> {
     };
     status_sender.send_modify(|status| status.state = "ready".to_owned());
     info!(socket = %config.control.socket.display(), instance = %opened.instance, "ready");
-    let ended = until_told(&mut tasks, &supervisor).await;
+    let reload = Reload { overrides, swap: reloaded };
+    let ended = until_told(&mut tasks, &supervisor, &reload, config.private).await;
     drop(pulse);
     status_sender.send_modify(|status| status.state = "stopping".to_owned());
     info!(kernels_run_on = !config.private, "stopping");
@@ -313,19 +315,52 @@ async fn remove_all(kernels: &Kernels) {
     futures_util::future::join_all(removals).await;
 }
 
-/// Waits for SIGTERM or SIGINT, or for a task that must not end.
-async fn until_told(tasks: &mut JoinSet<&'static str>, alive: &Beats) -> Result<(), AgentError> {
+/// What SIGHUP reads again.
+struct Reload {
+    overrides: Overrides,
+    swap: policy::swap::Swap,
+}
+
+impl Reload {
+    /// Reads `agent.toml` with the flags of the start, and hands its `[policy]` over. On a task of its own: a
+    /// policy that is compiled or replayed holds up nobody.
+    fn begin(&self) {
+        info!("SIGHUP: [policy] of agent.toml is read again");
+        let (overrides, swap) = (self.overrides.clone(), self.swap.clone());
+        tokio::spawn(async move {
+            match blocking(move || config::load(&overrides)).await {
+                Ok(Ok(config)) => swap.reload(config.policy).await,
+                Ok(Err(error)) => swap.not_reloaded(&error.to_string().replace('\n', "; ")),
+                Err(error) => swap.not_reloaded(&error.to_string()),
+            }
+        });
+    }
+}
+
+/// Waits for SIGTERM or SIGINT, or for a task that must not end; reads `[policy]` again on SIGHUP. A private agent
+/// ends with its terminal.
+async fn until_told(
+    tasks: &mut JoinSet<&'static str>,
+    alive: &Beats,
+    reload: &Reload,
+    private: bool,
+) -> Result<(), AgentError> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot =
         |error: std::io::Error| AgentError::new(format!("cannot listen for signals: {error}"), "report this");
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(cannot)?;
     let mut timer = tokio::time::interval(pulse::PROGRESS_WITHIN / 2);
     loop {
         // Cancel-safe: signal receivers, JoinSet::join_next and an interval.
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => match private {
+                true => return Ok(()),
+                false => reload.begin(),
+            },
             Some(ended) = tasks.join_next() => {
                 let what = match ended {
                     Ok(name) => format!("the task {name} ended"),

@@ -4,152 +4,24 @@
 //! build has no static runner.
 #![expect(clippy::unwrap_used, reason = "the helpers are part of the tests")]
 
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-
 use serde_json::Value;
 
 #[path = "../src/policy/tests/guests.rs"]
 #[allow(dead_code, reason = "the policy host's own tests use all of it")]
 mod guests;
 
-const BERTH: &str = env!("CARGO_BIN_EXE_berth");
+#[path = "support/engines.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
+mod engines;
+#[path = "support/operator.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
+mod operator;
+#[path = "support/agent.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
+mod support;
 
-/// An agent of its own. Killed when it is dropped, so that a failed test leaves nothing.
-struct Agent {
-    dir: tempfile::TempDir,
-    process: Option<Child>,
-}
-
-impl Agent {
-    fn new() -> Self {
-        // A deadline that a loaded machine meets, too.
-        Self::with_deadline(20_000)
-    }
-
-    fn with_deadline(deadline_ms: u64) -> Self {
-        let dir = tempfile::Builder::new().prefix("berth-policies-").tempdir().unwrap();
-        let runner = runner().unwrap_or_else(|| PathBuf::from("/bin/true"));
-        let config = format!(
-            "[kernel-runner]\npath = {:?}\n[policy]\ndeadline-ms = {deadline_ms}\n",
-            runner.display().to_string()
-        );
-        std::fs::write(dir.path().join("agent.toml"), config).unwrap();
-        let mut agent = Self { dir, process: None };
-        agent.start();
-        agent
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Starts it and waits until it says that it is ready.
-    fn start(&mut self) {
-        let mut process = Command::new(BERTH)
-            .args(["serve", "--engine", "process", "--config"])
-            .arg(self.path("agent.toml"))
-            .arg("--state-dir")
-            .arg(self.path("state"))
-            .arg("--socket")
-            .arg(self.path("berth.sock"))
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        self.process = Some(process);
-        let mut line = String::new();
-        while !line.contains("ready") {
-            line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the agent ended before it was ready");
-        }
-        // Read to the end, or the agent would wait for room in the pipe.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        Command::new(BERTH)
-            .arg("--socket")
-            .arg(self.path("berth.sock"))
-            .args(words)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    fn says(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        assert!(output.status.success(), "{words:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_str(&self.says(&[words, &["-o", "json"]].concat())).unwrap()
-    }
-
-    fn refuses(&self, words: &[&str], expected: &[&str]) {
-        let output = self.run(words);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
-        assert!(said.lines().count() == 2 && said.contains("\nhint: "), "{words:?}: {said}");
-        for words in expected {
-            assert!(said.contains(words), "{said}");
-        }
-    }
-
-    fn scheduler(&self) -> (String, String) {
-        let policies = self.json(&["policy", "list"]);
-        let found =
-            policies.as_array().unwrap().iter().find(|policy| policy["world"] == "scheduler").unwrap();
-        (found["name"].as_str().unwrap().to_owned(), found["source"].as_str().unwrap().to_owned())
-    }
-
-    /// The cores that a kernel of one core would get.
-    fn would_get(&self) -> Value {
-        self.json(&["create", "--dry-run", "--cpus", "1"])["cpuset"].clone()
-    }
-
-    /// The number of the last core offered, which is also the first where there is only one.
-    fn cores(&self) -> Vec<u64> {
-        let slots = self.json(&["slots"]);
-        let cpu = slots["slots"].as_array().unwrap().iter().find(|slot| slot["slot"] == "cpu").unwrap();
-        let devices = cpu["devices"].as_array().unwrap().iter();
-        let mut cores: Vec<u64> =
-            devices.map(|device| device[0].as_str().unwrap().parse().unwrap()).collect();
-        cores.sort_unstable();
-        cores
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-}
-
-/// The static runner of this build.
-fn runner() -> Option<PathBuf> {
-    let path = Path::new(BERTH).parent()?.join("../libexec/berth/berth-runner");
-    path.is_file().then_some(path)
-}
-
-fn last_core() -> String {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/policies/dist/examples/last-core.wasm").to_owned()
-}
+use engines::runner;
+use operator::{Agent, last_core};
 
 #[test]
 fn a_pushed_policy_decides_without_a_restart_and_after_one() {
@@ -161,37 +33,48 @@ fn a_pushed_policy_decides_without_a_restart_and_after_one() {
 
     let digest = agent.json(&["policy", "push", &last_core()])["module"]["digest"].clone();
     let digest = digest.as_str().unwrap();
-    assert!(agent.says(&["policy", "list"]).contains("PUSHED FOR"));
-    assert!(agent.says(&["policy", "push", &last_core()]).contains("was there already"));
-    let said = agent.says(&["policy", "activate", &digest[..6], "--reason", "a test"]);
+    assert!(agent.ok(&["policy", "list"]).contains("PUSHED FOR"));
+    assert!(agent.ok(&["policy", "push", &last_core()]).contains("was there already"));
+    if first != last {
+        // A kernel would have got another core: that is shown, and nothing changes.
+        let differs = ["policy", "activate", &digest[..6]];
+        agent.refuses(&differs, &["1 differs", "(decisions-differ)", "--accept-diff"]);
+        let shown = String::from_utf8(agent.output(&differs).stdout).unwrap();
+        assert!(
+            shown.contains("scheduler place: 1 change")
+                && shown.contains("why   it says: the last free cores")
+        );
+        assert_eq!(agent.scheduler(), ("scheduler".into(), "shipped".into()));
+    }
+    let said = agent.ok(&["policy", "activate", &digest[..6], "--accept-diff", "--reason", "a test"]);
     assert!(said.contains("decides from now on; scheduler is asked when it fails"), "{said}");
     assert_eq!(agent.scheduler(), ("last-core".into(), "pushed".into()));
     assert_eq!(agent.would_get(), Value::from(last.clone()));
 
     // Reading the journal waits until it is written; a kill before that would cost its last record.
-    agent.says(&["policy", "journal", "-n", "1"]);
+    agent.ok(&["policy", "journal", "-n", "1"]);
     agent.kill();
     agent.start();
     assert_eq!(agent.scheduler(), ("last-core".into(), "pushed".into()));
     assert_eq!(agent.would_get(), Value::from(last));
-    let shown = agent.says(&["policy", "show", "scheduler"]);
+    let shown = agent.ok(&["policy", "show", "scheduler"]);
     assert!(shown.contains("activated last-core") && shown.contains(": a test"), "{shown}");
-    assert!(agent.says(&["policy", "rollback", "scheduler"]).contains("scheduler: scheduler"));
+    assert!(agent.ok(&["policy", "rollback", "scheduler"]).contains("scheduler: scheduler"));
     assert_eq!(agent.would_get(), Value::from(first));
     agent.refuses(&["policy", "rollback", "scheduler"], &["nothing was active", "(no-history)"]);
 
     // Tried only: nothing is held, and the journal says so.
     let book = agent.json(&["slots"]);
     assert!(book["slots"].as_array().unwrap().iter().all(|slot| slot["held"] == 0), "{book}");
-    assert!(agent.says(&["ps", "-a"]).lines().count() <= 1);
-    let journal = agent.says(&["policy", "journal", "-o", "json"]);
+    assert!(agent.ok(&["ps", "-a"]).lines().count() <= 1);
+    let journal = agent.ok(&["policy", "journal", "-o", "json"]);
     let records: Vec<Value> = journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let places: Vec<&Value> = records.iter().filter(|record| record["function"] == "place").collect();
     assert!(places.len() == 4 && places.iter().all(|place| place["dry-run"] == true), "{journal}");
-    let text = agent.says(&["policy", "journal", "-n", "1"]);
+    let text = agent.ok(&["policy", "journal", "-n", "1"]);
     assert!(text.lines().count() == 1 && text.contains("(dry run)"), "{text}");
     let kernel = places[0]["kernels"][0].as_str().unwrap();
-    let why = agent.says(&["why", kernel]);
+    let why = agent.ok(&["why", kernel]);
     assert!(why.contains("only tried by `berth create --dry-run`"), "{why}");
 }
 
@@ -223,15 +106,15 @@ fn a_kernel_lies_where_the_pushed_policy_puts_it_and_why_tells() {
         return;
     }
     let agent = Agent::new();
-    agent.says(&["policy", "push", "--activate", &last_core()]);
+    agent.ok(&["policy", "push", "--activate", "--accept-diff", &last_core()]);
     let kernel = agent.json(&["create", "--name", "k1", "--cpus", "1"]);
     assert_eq!(kernel["cpuset"], Value::from(vec![*agent.cores().last().unwrap()]));
-    let why = agent.says(&["why", "k1"]);
+    let why = agent.ok(&["why", "k1"]);
     assert!(why.contains("last-core 0.1.0") && why.contains("placed k1 on cpu:"), "{why}");
     assert!(why.contains("let k1 start") && why.contains("to its container."), "{why}");
     let id = kernel["id"].as_str().unwrap();
-    agent.says(&["rm", "-f", "k1"]);
-    let why = agent.says(&["why", id]);
+    agent.ok(&["rm", "-f", "k1"]);
+    let why = agent.ok(&["why", id]);
     assert!(why.contains("is gone") && why.contains("last-core 0.1.0"), "{why}");
 }
 
@@ -253,7 +136,7 @@ fn kernels_start_whatever_a_policy_does_and_its_fault_is_told() {
     ] {
         let file = agent.path(&format!("{name}.wasm"));
         std::fs::write(&file, guests::scheduler(order)).unwrap();
-        agent.says(&["policy", "push", "--activate", file.to_str().unwrap()]);
+        agent.ok(&["policy", "push", "--activate", "--accept-diff", file.to_str().unwrap()]);
         let kernel = agent.json(&["create", "--name", name, "--cpus", "1"]);
         assert_eq!(kernel["phase"], "running", "{name}: {kernel}");
         let id = kernel["id"].as_str().unwrap();
@@ -267,17 +150,17 @@ fn kernels_start_whatever_a_policy_does_and_its_fault_is_told() {
             (&"faulty".into(), true),
             "{active}"
         );
-        let journal = agent.says(&["policy", "journal", "--kernel", id, "-o", "json"]);
+        let journal = agent.ok(&["policy", "journal", "--kernel", id, "-o", "json"]);
         assert!(journal.contains(code), "{name}: {journal}");
-        agent.says(&["rm", "-f", name]);
-        agent.says(&["policy", "rollback", "scheduler"]);
+        agent.ok(&["rm", "-f", name]);
+        agent.ok(&["policy", "rollback", "scheduler"]);
     }
     assert_eq!(agent.scheduler(), before, "after the rollbacks all is as before");
     let kernel = agent.json(&["create", "--name", "after", "--cpus", "1"]);
     for decision in kernel["decisions"].as_array().unwrap() {
         assert_eq!(decision["faults"].as_array().map(Vec::len), Some(0), "{decision}");
     }
-    agent.says(&["rm", "-f", "after"]);
+    agent.ok(&["rm", "-f", "after"]);
     let file = agent.path("core.wasm");
     // A core module that imports WASI: no component, and nothing that this host would link.
     let wasi = "(module (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32 i32 i32 i32) (result i32))))";
@@ -304,7 +187,7 @@ fn a_module_that_fails_its_own_fixtures_is_refused_and_one_that_passes_can_be_lo
         std::fs::create_dir_all(&fixtures).unwrap();
         std::fs::write(fixtures.join("core.json"), case).unwrap();
         let (fixtures, module) = (fixtures.to_str().unwrap().to_owned(), module.to_str().unwrap().to_owned());
-        agent.says(&["policy", "pack", &last_core(), "--fixtures", &fixtures, "-o", &module]);
+        agent.ok(&["policy", "pack", &last_core(), "--fixtures", &fixtures, "-o", &module]);
         module
     };
     agent.refuses(

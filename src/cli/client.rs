@@ -163,8 +163,7 @@ impl Agent {
 
     /// Hands the agent the bytes of a file.
     pub(super) async fn hand<T: DeserializeOwned>(&self, path: &str, bytes: Vec<u8>) -> Result<T, CliError> {
-        let body = Full::from(bytes).map_err(|never| match never {}).boxed_unsync();
-        self.send(Method::POST, path, body).await?.json().await
+        self.send(Method::POST, path, self::bytes(bytes)).await?.json().await
     }
 
     /// A kernel's log, frame by frame.
@@ -349,8 +348,11 @@ pub(super) fn empty() -> Body {
 }
 
 pub(super) fn json(body: &impl Serialize) -> Result<Body, CliError> {
-    let bytes = serde_json::to_vec(body).map_err(|error| CliError::new(error.to_string()))?;
-    Ok(Full::from(bytes).map_err(|never| match never {}).boxed_unsync())
+    serde_json::to_vec(body).map(bytes).map_err(|error| CliError::new(error.to_string()))
+}
+
+pub(super) fn bytes(bytes: Vec<u8>) -> Body {
+    Full::from(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// Percent-encoding for a value in a query (RFC 3986).

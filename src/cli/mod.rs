@@ -235,7 +235,7 @@ impl Command {
                 Self::Drain(command) => command.run(context).await.map(|()| 0),
                 Self::Undrain(command) => command.run(context).await.map(|()| 0),
                 Self::Image(command) => command.run(context).await.map(|()| 0),
-                Self::Policy(command) => command.run(context).await.map(|()| 0),
+                Self::Policy(command) => command.run(context).await,
                 // Dispatched before there is a runtime: they need none, or build their own.
                 Self::Serve(_) | Self::Config(_) | Self::Completions(_) => Ok(0),
             }

@@ -108,6 +108,12 @@ pub(super) fn age(since_ms: u64) -> String {
     }
 }
 
+/// Seconds until then.
+pub(super) fn until(at_ms: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    at_ms.saturating_sub(u64::try_from(now).unwrap_or(u64::MAX)).div_ceil(1000)
+}
+
 /// A size, for people: `49.9 MB`.
 pub(super) fn size(bytes: u64) -> String {
     let units = [("GB", 1_000_000_000_u64), ("MB", 1_000_000), ("kB", 1000)];

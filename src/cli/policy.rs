@@ -1,7 +1,8 @@
 //! `berth policy`: who decides, and replacing them while kernels run.
 //!
-//! `swap`: push, activate, rollback; `show`: one policy; `journal`: what was decided. `author`, `test`, `bench`,
-//! `inspect`, `dev`: what those who write policies need, without an agent.
+//! `swap`: push, activate, rollback; `settings`: set; `shadow`: who watches; `show`: one policy; `journal`: what was
+//! decided; `replay`: decide it again. `steps`: answers that take a while. `author`, `test`, `bench`, `inspect`,
+//! `dev`: what those who write policies need, without an agent.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,11 @@ mod bench;
 mod dev;
 mod inspect;
 mod journal;
+mod replay;
+mod settings;
+mod shadow;
 mod show;
+mod steps;
 mod swap;
 mod test;
 
@@ -35,7 +40,10 @@ enum PolicyCommand {
     Push(swap::Push),
     Activate(swap::Activate),
     Rollback(swap::Rollback),
+    Set(settings::Set),
+    Shadow(shadow::ShadowCommand),
     Journal(journal::Journal),
+    Replay(replay::Replay),
     #[command(flatten)]
     Tool(Tool),
 }
@@ -98,8 +106,8 @@ impl Policy {
         }
     }
 
-    pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
-        match self.command {
+    pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
+        let done = match self.command {
             PolicyCommand::List(List { output }) => {
                 let policies: Vec<PolicyView> = context.agent.get("/v1/policies").await?;
                 // For people also what waits to be activated.
@@ -110,10 +118,14 @@ impl Policy {
             PolicyCommand::Push(command) => command.run(context).await,
             PolicyCommand::Activate(command) => command.run(context).await,
             PolicyCommand::Rollback(command) => command.run(context).await,
+            PolicyCommand::Set(command) => command.run(context).await,
+            PolicyCommand::Shadow(command) => command.run(context).await,
             PolicyCommand::Journal(command) => command.run(context).await,
+            PolicyCommand::Replay(command) => return command.run(context).await,
             // Dispatched before there is a runtime: `run_tool`.
             PolicyCommand::Tool(_) => Ok(()),
-        }
+        };
+        done.map(|()| 0)
     }
 }
 
@@ -128,7 +140,7 @@ fn text(policies: &[PolicyView]) -> String {
             policy.fallbacks.to_string(),
             format!("{} µs", policy.p50_micros),
             format!("{} µs", policy.p99_micros),
-            policy.source.clone(),
+            format!("{}{}", policy.source, if policy.own_settings { ", settings set" } else { "" }),
         ]
     });
     let headings = ["WORLD", "NAME", "VERSION", "DIGEST", "CALLS", "FELL BACK", "P50", "P99", "SOURCE"];
@@ -137,6 +149,17 @@ fn text(policies: &[PolicyView]) -> String {
         match &policy.demoted {
             Some(demoted) => text += &format!("{}: {demoted}\n", policy.name),
             None => text += &format!("{}: last failure: {}\n", policy.name, fault.message),
+        }
+    }
+    for policy in policies {
+        if let Some(probation) = &policy.probation {
+            text += &format!("{}: on probation: {}\n", policy.name, show::on_probation(probation));
+        }
+        if let Some(watching) = &policy.shadow {
+            text += &format!("{}\n", shadow::in_short(watching));
+        }
+        for notice in &policy.notices {
+            text += &format!("{notice}\n");
         }
     }
     text

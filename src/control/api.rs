@@ -7,7 +7,10 @@
 //! | `GET /v1/policies` | list of [`crate::policy::PolicyView`] |
 //! | `GET /v1/policies/modules` | list of [`crate::policy::ModuleRow`] |
 //! | `POST /v1/policies/modules?link=N` bytes | [`crate::policy::swap::Pushed`] |
-//! | `POST /v1/policies/activate` [`ActivateBody`] | [`crate::policy::swap::Swapped`] |
+//! | `POST /v1/policies/activate` [`ActivateBody`] | a line of JSON per [`SwapLine`] |
+//! | `POST /v1/policies/settings` [`SetBody`] | the same |
+//! | `POST /v1/policies/replay?module=M&world=W&kernel=K&from=N&to=N&most=N` bytes or none | the same |
+//! | `POST /v1/policies/shadow/end` [`EndShadowBody`] | list of [`crate::policy::ShadowView`] |
 //! | `POST /v1/policies/rollback` [`RollbackBody`] | [`crate::policy::swap::Swapped`] |
 //! | `GET /v1/policies/module?of=TEXT` | the bytes of a pushed module |
 //! | `GET /v1/policies/show?of=TEXT&link=N` | list of [`crate::policy::swap::Shown`] |
@@ -37,6 +40,9 @@
 //!
 //! [`KernelView`]: crate::kernel::KernelView
 //! [`ActivateBody`]: super::policy_api::ActivateBody
+//! [`SetBody`]: super::policy_api::SetBody
+//! [`SwapLine`]: super::policy_api::SwapLine
+//! [`EndShadowBody`]: super::policy_api::EndShadowBody
 //! [`RollbackBody`]: super::policy_api::RollbackBody
 //! [`WhyView`]: super::policy_api::WhyView
 
@@ -323,7 +329,8 @@ impl ErrorBody {
             | "ambiguous-digest"
             | "which-link" => StatusCode::BAD_REQUEST,
             "module-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
-            "builtins-only" | "no-history" => StatusCode::CONFLICT,
+            "builtins-only" | "no-history" | "decisions-differ" | "fixtures-fail" | "builtin-settings"
+            | "no-shadow" | "not-set" | "overtaken" => StatusCode::CONFLICT,
             "wrong-method" => StatusCode::METHOD_NOT_ALLOWED,
             "name-taken" | "kernel-exists" | "run-exists" | "not-running" | "still-running"
             | "not-enough-free" | "more-than-offered" | "image-in-use" => StatusCode::CONFLICT,

@@ -59,7 +59,7 @@ async fn why(State(agent): Agent, Path(kernel): Path<String>) -> Answer<Json<Why
                 .with_hint("`berth ps -a` lists all; one that was removed is asked for by its id"));
         }
     };
-    let wanted = Wanted { kernel: Some(id.to_string()), most: Some(ABOUT_ONE) };
+    let wanted = Wanted { kernel: Some(id.to_string()), most: Some(ABOUT_ONE), ..Wanted::default() };
     let decisions = match agent.rooms.policy.journal().cloned() {
         Some(journal) => read(&agent, journal, wanted).await?,
         None => Vec::new(),
@@ -87,7 +87,7 @@ async fn decisions(
             .with_hint("`berth status` says why"));
     };
     let kernel = query.kernel.as_deref().map(|kernel| kernel_id(&agent, kernel)).transpose()?;
-    let wanted = Wanted { kernel, most: query.most };
+    let wanted = Wanted { kernel, most: query.most, ..Wanted::default() };
     journal.settled().await;
     // Before what is there is read, so that nothing falls between; what is seen twice is told once.
     let follower = match query.follow {
@@ -148,7 +148,7 @@ async fn follow(
 }
 
 /// The id of a kernel that is there by name, or of any by id.
-fn kernel_id(agent: &Shared, kernel: &str) -> Answer<String> {
+pub(super) fn kernel_id(agent: &Shared, kernel: &str) -> Answer<String> {
     match parse(kernel)? {
         KernelRef::Id(id) => Ok(id.to_string()),
         name => Ok(agent.rooms.kernels.get(&name)?.id.to_string()),

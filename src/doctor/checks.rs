@@ -240,6 +240,10 @@ mod tests {
             last_fault: None,
             demoted: demoted.map(str::to_owned),
             last_good: None,
+            own_settings: false,
+            probation: None,
+            shadow: None,
+            notices: Vec::new(),
         }
     }
 

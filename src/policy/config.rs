@@ -38,6 +38,18 @@ pub struct Config {
     pub bytes_out: usize,
     /// Bytes that the journal of decisions takes on disk.
     pub journal_bytes: u64,
+    /// Decisions of the journal that a policy decides again before it is activated; 0: none.
+    pub replay_last: u64,
+    /// Seconds that this may take.
+    pub replay_sec: u64,
+    /// Decisions for which a policy that was activated is on probation; 0: it is not.
+    pub probation_decisions: u64,
+    /// Seconds for which it is at most.
+    pub probation_sec: u64,
+    /// So many failures on probation, and what was active before is active again.
+    pub probation_failures: u64,
+    /// Whether SIGHUP takes what decides otherwise, too.
+    pub accept_diff_on_reload: bool,
     /// `[policy.slot-reporter]`.
     pub slot_reporter: PolicyConfig,
     /// `[policy.scheduler]`.
@@ -58,6 +70,12 @@ impl Default for Config {
             bytes_in: 4 << 20,
             bytes_out: 1 << 20,
             journal_bytes: 64 << 20,
+            replay_last: 256,
+            replay_sec: 10,
+            probation_decisions: 100,
+            probation_sec: 60,
+            probation_failures: 3,
+            accept_diff_on_reload: false,
             slot_reporter: PolicyConfig::default(),
             scheduler: PolicyConfig::default(),
             container_config: vec![PolicyConfig::default()],
@@ -116,13 +134,18 @@ impl Config {
         within("bytes-in", self.bytes_in as u64, 64 << 10, 256 << 20);
         within("bytes-out", self.bytes_out as u64, 4 << 10, 64 << 20);
         within("journal-bytes", self.journal_bytes, 1 << 20, 1 << 40);
+        within("replay-last", self.replay_last, 0, 100_000);
+        within("replay-sec", self.replay_sec, 1, 600);
+        within("probation-decisions", self.probation_decisions, 0, 1_000_000);
+        within("probation-sec", self.probation_sec, 1, 86_400);
+        within("probation-failures", self.probation_failures, 1, 1_000);
         within("container-config (policies in the chain)", self.container_config.len() as u64, 1, 16);
         problems
     }
 }
 
 /// One policy of one world.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct PolicyConfig {
     /// Where its module comes from.
@@ -179,12 +202,12 @@ impl fmt::Display for Source {
 }
 
 /// Settings by flattened key.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub struct Settings(pub BTreeMap<String, SettingValue>);
 
 /// A setting's value, in the types of the WIT.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SettingValue {
     /// A text.
     Text(String),

@@ -1,7 +1,7 @@
 //! The host behind the handle: the slots, the threads, and one ask from the caller's side.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
@@ -15,14 +15,17 @@ use super::journal::{self, Journal, Made, Telling};
 use super::json::Jot as _;
 use super::ladder::{ALL_EDITS, Climb, Deadlines, Outcome, Step, Try};
 use super::pool::Pool;
+use super::replay::Bench;
 use super::sandbox::{Budgets, Sandbox, clean};
 use super::shelf::Shelf;
-use super::slot::{BUILTIN, Loader, Slot};
+use super::slot::{BUILTIN, Line, Loader, Slot};
 use super::{Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Rung, WORLDS, WorldKind};
 
 /// Shared by all handles.
 #[derive(Debug)]
 pub(super) struct Host {
+    /// What it was started with.
+    started: Config,
     node_name: String,
     facts: Vec<(String, String)>,
     deadline: Duration,
@@ -34,8 +37,10 @@ pub(super) struct Host {
     pub journal: Option<Journal>,
     /// What an operator should know beside the slots' own problems.
     problems: Vec<String>,
-    /// Counts demotions, for whoever saves them.
-    pub demotions: watch::Sender<u64>,
+    /// The same about the configuration that was read again.
+    pub reloaded: Mutex<Option<String>>,
+    /// Counts failures that were a policy's own doing, for whoever saves demotions and ends probations.
+    pub failures: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -55,8 +60,9 @@ impl Host {
             WORLDS.iter().all(|world| config.chain(*world).iter().all(|p| p.source == Source::Builtin));
         let (sandbox, trouble) = match builtin_only {
             true => (None, None),
-            // Beside the threads one that loads: at the start, later for `swap`, one at a time.
-            false => match sandbox(config, config.threads + 1) {
+            // Beside the threads one that loads, at the start and later for `swap`, and one that decides again for
+            // replay and shadows: one at a time each.
+            false => match sandbox(config, config.threads + 2) {
                 Ok(sandbox) => (Some(Arc::new(sandbox)), None),
                 Err(problem) => (None, Some(problem)),
             },
@@ -88,6 +94,7 @@ impl Host {
             }
         };
         Ok(Self {
+            started: config.clone(),
             node_name: config.node_name.clone(),
             facts: config.facts.clone(),
             deadline: Duration::from_millis(config.deadline_ms),
@@ -96,12 +103,37 @@ impl Host {
             slots,
             journal,
             problems,
-            demotions: watch::Sender::new(0),
+            reloaded: Mutex::default(),
+            failures: watch::Sender::new(0),
         })
     }
 
     pub fn chain(&self, world: WorldKind) -> impl Iterator<Item = &Slot> {
         self.slots.iter().filter(move |slot| slot.world == world)
+    }
+
+    /// What of a configuration that was read again holds only after a restart, a sentence.
+    pub fn needs_restart(&self, config: &Config) -> Option<String> {
+        let started = &self.started;
+        let changed = [
+            ("threads", config.threads != started.threads),
+            ("deadline-ms", config.deadline_ms != started.deadline_ms),
+            ("memory-bytes", config.memory_bytes != started.memory_bytes),
+            ("bytes-in", config.bytes_in != started.bytes_in),
+            ("bytes-out", config.bytes_out != started.bytes_out),
+            ("journal-bytes", config.journal_bytes != started.journal_bytes),
+        ];
+        let keys: Vec<&str> =
+            changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect();
+        let are = if keys.len() == 1 { "is" } else { "are" };
+        (!keys.is_empty())
+            .then(|| format!("{} of [policy] {are} taken when the agent is restarted", keys.join(", ")))
+    }
+
+    /// Where decisions of the journal are made again, with the CPU time of a call of the active rung.
+    pub fn bench(&self) -> Bench {
+        let sandbox = self.wasm.as_ref().map(|wasm| Arc::clone(&wasm.sandbox));
+        Bench { sandbox, share: self.deadline / 2, bytes_in: self.bytes_in }
     }
 
     /// The sandbox and the active policy of a world's first member.
@@ -118,7 +150,8 @@ impl Host {
     pub fn problems(&self) -> Vec<String> {
         let of_slots = self.slots.iter().flat_map(Slot::problems);
         let journal = self.journal.as_ref().and_then(Journal::problem);
-        self.problems.iter().cloned().chain(of_slots).chain(journal).collect()
+        let reloaded = self.reloaded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.problems.iter().cloned().chain(reloaded).chain(of_slots).chain(journal).collect()
     }
 
     pub async fn ask<D: Asked>(
@@ -128,9 +161,10 @@ impl Host {
         purpose: Purpose,
     ) -> Decided<D::Answer> {
         let slot = self.chain(D::WORLD).nth(link);
-        let climb = self.climb::<D>(slot, question);
         // Once: whatever is swapped from here on is for the next decision.
-        let steps = slot.map_or_else(Vec::new, |slot| Slot::steps(&slot.line()));
+        let line = slot.map(Slot::line);
+        let climb = self.climb::<D>(line.as_deref(), question);
+        let steps = line.as_deref().map_or_else(Vec::new, Slot::steps);
         let outcome = match &self.wasm {
             Some(wasm) if steps.iter().any(|step| step.demoted.is_none()) => wasm.ask(&climb, steps).await,
             _ => {
@@ -143,17 +177,18 @@ impl Host {
 
     /// The built-in's answer at once, on this thread; in nobody's record.
     pub fn builtin<D: Asked>(&self, link: usize, question: D::Question) -> Decided<D::Answer> {
-        let climb = self.climb::<D>(self.chain(D::WORLD).nth(link), question);
+        let line = self.chain(D::WORLD).nth(link).map(Slot::line);
+        let climb = self.climb::<D>(line.as_deref(), question);
         let outcome = climb.twin(Vec::new());
         self.finish::<D>(None, link, &climb, outcome, Purpose::Real)
     }
 
-    fn climb<D: Asked>(&self, slot: Option<&Slot>, question: D::Question) -> Climb<D> {
+    fn climb<D: Asked>(&self, line: Option<&Line>, question: D::Question) -> Climb<D> {
         Climb {
             deadlines: Deadlines { begun: Instant::now(), total: self.deadline },
             question: Arc::new(question),
             context: self.context(),
-            twin_settings: slot.map_or_else(|| Arc::from([]), |slot| Arc::clone(&slot.twin_settings)),
+            twin_settings: line.map_or_else(|| Arc::from([]), |line| Arc::clone(&line.active.twin_settings)),
             bytes_in: self.bytes_in,
         }
     }
@@ -195,8 +230,8 @@ impl Host {
                     if attempt.step.demoted.is_none() {
                         let demoted = record.failed(&fault, attempt.blame, now);
                         report::<D>(&fault, demoted);
-                        if demoted {
-                            self.demotions.send_modify(|count| *count += 1);
+                        if attempt.blame {
+                            self.failures.send_modify(|count| *count += 1);
                         }
                     }
                     faults.push(fault);

@@ -133,6 +133,44 @@ impl Module {
     }
 }
 
+impl Module {
+    /// Without settings and grants, to be given those of records ([`Policy::given`]).
+    pub fn bare(self) -> Policy {
+        Policy {
+            name: self.about.name.into(),
+            version: self.about.version,
+            summary: self.about.summary,
+            digest: self.digest,
+            source: "recorded".to_owned(),
+            pre: self.pre,
+            settings: Vec::new(),
+            known: self.about.settings,
+            needs: self.about.needs,
+            terms: Terms { grants: Vec::new(), image_labels: self.about.image_labels },
+            record: Record::default(),
+        }
+    }
+}
+
+impl Policy {
+    /// The same module with other settings and grants, and a record of its own.
+    pub fn given(&self, settings: Vec<types::Setting>, grants: Vec<String>) -> Self {
+        Self {
+            name: Arc::clone(&self.name),
+            version: self.version.clone(),
+            summary: self.summary.clone(),
+            digest: self.digest,
+            source: self.source.clone(),
+            pre: self.pre.clone(),
+            settings,
+            known: self.known.clone(),
+            needs: self.needs.clone(),
+            terms: Terms { grants, image_labels: self.terms.image_labels.clone() },
+            record: Record::default(),
+        }
+    }
+}
+
 /// One call of an instance of its own, with time enough.
 fn once<T>(
     sandbox: &Sandbox,

@@ -37,10 +37,13 @@ mod ladder;
 mod load;
 pub mod manifest;
 mod pool;
+mod probation;
 mod record;
+pub mod replay;
 mod rows;
 mod sandbox;
 mod settings;
+mod shadow;
 mod shelf;
 pub mod shipped;
 mod slot;
@@ -54,7 +57,9 @@ pub use config::{Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};
 use guest::Asked;
 use journal::Journal;
-pub use rows::{Act, Choice, Event, ModuleRow, SlotRow};
+pub use probation::ProbationView;
+pub use rows::{Act, Choice, Chosen, Event, ModuleRow, ShadowRow, SlotRow};
+pub use shadow::ShadowView;
 
 /// Every world.
 const WORLDS: [WorldKind; 3] = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
@@ -84,7 +89,7 @@ pub enum Rung {
 }
 
 /// Why a policy's call came to nothing and the next rung was asked. Codes are stable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// Wall clock used up.
@@ -95,12 +100,37 @@ pub enum Fault {
     Boundary,
     /// It trapped.
     Trap,
+    /// It ran out of stack, which depends on the compiler.
+    StackOverflow,
     /// Its answer did not pass the checks.
     InvalidAnswer,
     /// No policy thread was free in time.
     Busy,
     /// It could not be instantiated.
     Link,
+}
+
+impl Fault {
+    /// Whether it depended on the machine, its load or the compiler: decided again it may not happen.
+    #[must_use]
+    pub fn depends_on_the_machine(self) -> bool {
+        matches!(self, Self::Deadline | Self::Memory | Self::Busy | Self::StackOverflow)
+    }
+
+    /// Its code.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::Boundary => "boundary",
+            Self::Trap => "trap",
+            Self::StackOverflow => "stack-overflow",
+            Self::InvalidAnswer => "invalid-answer",
+            Self::Busy => "busy",
+            Self::Link => "link",
+        }
+    }
 }
 
 /// Who decided something; kept with the kernel it was decided for and shown to people.
@@ -196,6 +226,18 @@ pub struct PolicyView {
     /// Who is asked when it fails, before the built-in.
     #[serde(default)]
     pub last_good: Option<String>,
+    /// Whether an operator gave it settings, in place of those of `agent.toml`.
+    #[serde(default)]
+    pub own_settings: bool,
+    /// While it has just been activated: how it does.
+    #[serde(default)]
+    pub probation: Option<ProbationView>,
+    /// Who is asked beside it, and how they agree.
+    #[serde(default)]
+    pub shadow: Option<ShadowView>,
+    /// What happened to it that an operator should know: rolled back, or not taken when `agent.toml` was read again.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 /// What a question is asked for.
@@ -231,7 +273,7 @@ impl Kept {
     fn left_over(&self, slots: &[slot::Slot]) -> Vec<String> {
         let is_there =
             |row: &&SlotRow| slots.iter().any(|slot| slot.world == row.world && slot.link == row.link);
-        let idle = self.rows.iter().filter(|row| row.active != Choice::Configured && !is_there(row));
+        let idle = self.rows.iter().filter(|row| row.active.choice != Choice::Configured && !is_there(row));
         let told = |row: &SlotRow| {
             format!(
                 "a policy was activated for {} --link {}, but the chain in [policy] is shorter now: it is not asked",

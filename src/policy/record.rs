@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::PolicyFault;
+use super::probation::Counts;
 
 /// Calls whose times are kept.
 const TIMES: usize = 1_000;
@@ -26,6 +27,8 @@ struct Inner {
     times: VecDeque<u32>,
     last_fault: Option<PolicyFault>,
     failures: VecDeque<Instant>,
+    /// All failures that were its own doing.
+    blamed: u64,
     demoted: Option<PolicyFault>,
 }
 
@@ -62,6 +65,7 @@ impl Record {
     pub fn failed(&self, fault: &PolicyFault, blame: bool, now: Instant) -> bool {
         let mut inner = self.lock();
         inner.last_fault = Some(fault.clone());
+        inner.blamed += u64::from(blame);
         if !blame || inner.demoted.is_some() {
             return false;
         }
@@ -100,6 +104,16 @@ impl Record {
     /// Why it is not asked any more.
     pub fn demoted(&self) -> Option<PolicyFault> {
         self.lock().demoted.clone()
+    }
+
+    pub fn counts(&self) -> Counts {
+        let inner = self.lock();
+        Counts { calls: inner.calls, failures: inner.blamed }
+    }
+
+    /// The last failure, its own doing or not.
+    pub fn last_fault(&self) -> Option<PolicyFault> {
+        self.lock().last_fault.clone()
     }
 
     pub fn snapshot(&self) -> Snapshot {

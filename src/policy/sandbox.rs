@@ -233,6 +233,7 @@ pub(super) fn classify(stage: Stage, error: &wasmtime::Error, state: &State) -> 
     let root = error.root_cause().to_string();
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => (Fault::Deadline, "it was still running at its deadline".to_owned()),
+        Some(Trap::StackOverflow) => (Fault::StackOverflow, trapped(&root, error, state)),
         Some(_) => (Fault::Trap, trapped(&root, error, state)),
         // wasmtime's type for this is private; a test holds the text.
         None if root.contains("fuel allocated for hostcalls") => {

@@ -45,6 +45,11 @@ pub(super) fn complete(known: &[SettingInfo], given: &Settings) -> Result<Vec<Se
     }
 }
 
+/// Settings as they are given, for the built-in, which has no `describe`: nothing is filled in or checked.
+pub(super) fn as_given(settings: &Settings) -> Vec<Setting> {
+    settings.0.iter().map(|(key, value)| Setting { key: key.clone(), value: value.into() }).collect()
+}
+
 fn is_table(key: &str) -> bool {
     key.ends_with(".*")
 }

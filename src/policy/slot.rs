@@ -1,18 +1,23 @@
 //! One slot: a world, or one member of its chain. Who is asked there is one pointer ([`Line`]) that a decision
 //! takes once; what is swapped meanwhile is for the next one, so no decision ever mixes two sets.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use super::bindings::types;
 use super::config::{PolicyConfig, Source};
 use super::error::Problem;
 use super::ladder::Step;
 use super::load::{self, Policy};
+use super::probation::{Probation, Standing};
 use super::record::Record;
-use super::rows::{Choice, SlotRow};
+use super::replay::Decider;
+use super::rows::{Choice, Chosen, SlotRow};
 use super::sandbox::Sandbox;
+use super::shadow::Shadow;
 use super::shelf::Shelf;
 use super::{Fault, PolicyFault, PolicyView, Rung, WorldKind, shipped};
+use crate::ids::Digest;
 
 pub(super) const BUILTIN: &str = "builtin";
 /// `source` of a module that an operator made active.
@@ -23,37 +28,57 @@ pub(super) const PUSHED: &str = "pushed";
 pub(super) struct Slot {
     pub world: WorldKind,
     pub link: usize,
-    pub config: PolicyConfig,
-    /// What `[policy]` says, or what stands in for it.
-    pub configured: Member,
     line: RwLock<Arc<Line>>,
     /// Of the built-in, where that is what is active.
     pub builtin: Record,
-    /// What was configured and did not load.
-    config_fault: Option<PolicyFault>,
     /// What an operator had made active and did not load when the agent started.
     saved_fault: Mutex<Option<PolicyFault>>,
-    /// The operator's settings, where they are meant for the logic that the twin shares.
-    pub twin_settings: Arc<[types::Setting]>,
+    /// Of the one that was activated last.
+    probation: Mutex<Option<Probation>>,
+    /// Who is asked beside the active one.
+    shadow: Mutex<Option<Arc<Shadow>>>,
+    /// That it was rolled back without an operator.
+    rolled_back: Mutex<Option<String>>,
+    /// Why what `agent.toml` says now is not active.
+    held_back: Mutex<Option<String>>,
 }
 
-/// Who is asked, first to last; after them the twin.
+/// All that can be swapped: who is asked, first to last (after them the twin), and what `[policy]` says.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
     pub active: Member,
     pub last_good: Option<Member>,
+    /// What `[policy]` says, or what stands in for it.
+    pub configured: Member,
+    /// The section; pushed modules get its settings and grants.
+    pub config: Arc<PolicyConfig>,
+    /// What was configured and did not load.
+    pub config_fault: Option<PolicyFault>,
 }
 
 /// One of them.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     /// How it came to be one.
-    pub choice: Choice,
+    pub chosen: Chosen,
     /// None: the built-in.
     pub policy: Option<Arc<Policy>>,
+    /// The operator's settings, where they are meant for the logic that the twin shares.
+    pub twin_settings: Arc<[types::Setting]>,
 }
 
 impl Member {
+    /// `config`: the section of `agent.toml` under which it stands.
+    pub fn new(chosen: Chosen, policy: Option<Policy>, config: &PolicyConfig) -> Self {
+        let own = matches!(chosen.choice, Choice::Configured);
+        let twin_settings = match (&config.source, &policy) {
+            (Source::File(_), _) => Vec::new(),
+            (_, Some(policy)) if own => policy.settings.clone(),
+            _ => super::settings::as_given(&config.settings),
+        };
+        Self { chosen, policy: policy.map(Arc::new), twin_settings: twin_settings.into() }
+    }
+
     pub fn name(&self) -> String {
         self.policy.as_ref().map_or_else(|| BUILTIN.to_owned(), |policy| policy.name.to_string())
     }
@@ -61,6 +86,30 @@ impl Member {
     pub fn version(&self) -> String {
         let builtin = || env!("CARGO_PKG_VERSION").to_owned();
         self.policy.as_ref().map_or_else(builtin, |policy| policy.version.clone())
+    }
+
+    pub fn digest(&self) -> Option<Digest> {
+        self.policy.as_ref().map(|policy| policy.digest)
+    }
+
+    /// Whether both decide the same: one module, one set of settings and grants, one twin.
+    pub fn decides_as(&self, other: &Self) -> bool {
+        let policies = match (&self.policy, &other.policy) {
+            (None, None) => true,
+            (Some(one), Some(two)) => {
+                one.digest == two.digest && one.settings == two.settings && one.terms == two.terms
+            }
+            _ => false,
+        };
+        policies && self.twin_settings == other.twin_settings
+    }
+
+    /// To be asked again, e.g. by a replay.
+    pub fn decider(&self) -> Decider {
+        match &self.policy {
+            Some(policy) => Decider::Module(Arc::clone(policy)),
+            None => Decider::Builtin(Arc::clone(&self.twin_settings)),
+        }
     }
 }
 
@@ -94,14 +143,30 @@ pub(super) fn load(
     of_world(sandbox, world, bytes)?.configure(sandbox, config, config.source.to_string()).map(Some)
 }
 
-/// Loads a module that was pushed, with the settings and grants of the slot.
-pub(super) fn load_pushed(
+/// Loads what was chosen for a slot: what `config` says, or a module of the shelf with the grants of the section;
+/// with settings of its own or those of the section.
+pub(super) fn load_chosen(
     sandbox: &Sandbox,
     world: WorldKind,
     config: &PolicyConfig,
-    bytes: &[u8],
-) -> Result<Policy, Problem> {
-    of_world(sandbox, world, bytes)?.configure(sandbox, &as_pushed(config), PUSHED.to_owned())
+    chosen: Chosen,
+    shelf: &Shelf,
+) -> Result<Member, Problem> {
+    let mut given = match chosen.choice {
+        Choice::Configured => config.clone(),
+        Choice::Pushed(_) => as_pushed(config),
+    };
+    if let Some(settings) = &chosen.settings {
+        given.settings = settings.clone();
+    }
+    let policy = match chosen.choice {
+        Choice::Configured => load(sandbox, world, &given)?,
+        Choice::Pushed(digest) => {
+            let module = of_world(sandbox, world, &shelf.get(digest)?)?;
+            Some(module.configure(sandbox, &given, PUSHED.to_owned())?)
+        }
+    };
+    Ok(Member::new(chosen, policy, config))
 }
 
 /// A slot's settings and grants for a module that was pushed: what is granted without being named is granted to
@@ -110,7 +175,7 @@ pub(super) fn as_pushed(config: &PolicyConfig) -> PolicyConfig {
     PolicyConfig { source: Source::File(PUSHED.into()), ..config.clone() }
 }
 
-fn of_world(sandbox: &Sandbox, world: WorldKind, bytes: &[u8]) -> Result<load::Module, Problem> {
+pub(super) fn of_world(sandbox: &Sandbox, world: WorldKind, bytes: &[u8]) -> Result<load::Module, Problem> {
     let module = load::module(sandbox, bytes)?;
     if module.world == world {
         Ok(module)
@@ -128,13 +193,15 @@ impl Loader<'_> {
         }
     }
 
-    fn pushed(&self, slot: &Slot, choice: Choice) -> Result<Member, Problem> {
-        let Choice::Pushed(digest) = choice else { return Ok(slot.configured.clone()) };
+    fn chosen(&self, slot: &Slot, chosen: Chosen) -> Result<Member, Problem> {
+        let line = slot.line();
+        if chosen == Chosen::CONFIGURED {
+            return Ok(line.configured.clone());
+        }
         let (Some(sandbox), Some(shelf)) = (self.sandbox, self.shelf) else {
             return Err(self.trouble.cloned().unwrap_or(Problem::BuiltinsOnly));
         };
-        let policy = load_pushed(sandbox, slot.world, &slot.config, &shelf.get(digest)?)?;
-        Ok(Member { choice, policy: Some(Arc::new(policy)) })
+        load_chosen(sandbox, slot.world, &line.config, chosen, shelf)
     }
 }
 
@@ -160,27 +227,24 @@ impl Slot {
                 (instead, Some(not_loaded(source, None, &problem)))
             }
         };
-        let twin_settings = match (&config.source, &policy) {
-            (Source::File(_), _) => Vec::new(),
-            (_, Some(policy)) => policy.settings.clone(),
-            (_, None) => {
-                let settings = config.settings.0.iter();
-                settings
-                    .map(|(key, value)| types::Setting { key: key.clone(), value: value.into() })
-                    .collect()
-            }
+        let configured = Member::new(Chosen::CONFIGURED, policy, config);
+        let line = Line {
+            active: configured.clone(),
+            last_good: None,
+            configured,
+            config: Arc::new(config.clone()),
+            config_fault,
         };
-        let configured = Member { choice: Choice::Configured, policy: policy.map(Arc::new) };
         let slot = Self {
             world,
             link,
-            config: config.clone(),
-            line: RwLock::new(Arc::new(Line { active: configured.clone(), last_good: None })),
-            configured,
+            line: RwLock::new(Arc::new(line)),
             builtin: Record::default(),
-            config_fault,
             saved_fault: Mutex::default(),
-            twin_settings: twin_settings.into(),
+            probation: Mutex::default(),
+            shadow: Mutex::default(),
+            rolled_back: Mutex::default(),
+            held_back: Mutex::default(),
         };
         if let Some(row) = row {
             slot.restore(row, loader);
@@ -190,29 +254,31 @@ impl Slot {
 
     /// What the store knows of it.
     fn restore(&self, row: &SlotRow, loader: Loader<'_>) {
-        let mut earlier = row.earlier.iter().rev().copied();
-        let load = |choice: Choice| loader.pushed(self, choice).map_err(|problem| (choice, problem));
+        let mut earlier = row.earlier.iter().rev().cloned();
+        let load =
+            |chosen: Chosen| loader.chosen(self, chosen.clone()).map_err(|problem| (chosen.choice, problem));
         let tell = |(choice, problem): &(Choice, Problem)| {
             let name = row.history.iter().rev().find(|event| event.choice == *choice);
             let (name, digest) = (name.map_or(PUSHED, |event| &event.name), digest_of(*choice));
             let shown = digest.map(|digest| digest.short());
             tracing::error!(world = %self.world, link = self.link, policy = name, digest = shown,
-                "a pushed policy was not loaded: {problem}");
+                "a policy that an operator chose was not loaded: {problem}");
             not_loaded(name.to_owned(), digest, problem)
         };
-        let active = load(row.active).or_else(|failed| {
-            *self.saved_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(tell(&failed));
-            earlier.by_ref().find_map(|choice| load(choice).ok()).ok_or(failed)
+        let active = load(row.active.clone()).or_else(|failed| {
+            *lock(&self.saved_fault) = Some(tell(&failed));
+            earlier.by_ref().find_map(|chosen| load(chosen).ok()).ok_or(failed)
         });
-        let active = active.unwrap_or_else(|_| self.configured.clone());
-        let last_good = earlier.find_map(|choice| load(choice).map_err(|failed| tell(&failed)).ok());
-        for member in std::iter::once(&active).chain(&last_good).chain([&self.configured]) {
+        let line = self.line();
+        let active = active.unwrap_or_else(|_| line.configured.clone());
+        let last_good = earlier.find_map(|chosen| load(chosen).map_err(|failed| tell(&failed)).ok());
+        for member in std::iter::once(&active).chain(&last_good).chain([&line.configured]) {
             let Some(policy) = &member.policy else { continue };
             if let Some(demoted) = row.demoted.iter().find(|demoted| demoted.digest == policy.digest) {
                 policy.record.demote(demoted.fault.clone());
             }
         }
-        self.swap(Line { active, last_good });
+        self.swap(Line { active, last_good, ..(*line).clone() });
     }
 
     /// The one pointer; a decision takes it once.
@@ -225,9 +291,44 @@ impl Slot {
         *self.line.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(line);
     }
 
-    /// An operator has decided: what did not load when the agent started is no matter any more.
+    /// An operator has decided: what did not load when the agent started, or was rolled back, is no matter any more.
     pub fn decided(&self) {
-        *self.saved_fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.saved_fault) = None;
+        *lock(&self.rolled_back) = None;
+        *lock(&self.held_back) = None;
+    }
+
+    /// The agent has rolled back by itself.
+    pub fn was_rolled_back(&self, sentence: String) {
+        *lock(&self.rolled_back) = Some(sentence);
+    }
+
+    /// What `agent.toml` says now is not active, because of this; none: it is.
+    pub fn hold_back(&self, sentence: Option<String>) {
+        *lock(&self.held_back) = sentence;
+    }
+
+    /// The active one begins a probation, or has none.
+    pub fn on_probation(&self, probation: Option<Probation>) {
+        *lock(&self.probation) = probation;
+    }
+
+    /// How the active one's probation stands; one that is over is over.
+    pub fn standing(&self) -> Option<Standing> {
+        let line = self.line();
+        let mut probation = lock(&self.probation);
+        let one = probation.as_ref()?;
+        let policy = line.active.policy.as_ref().filter(|policy| policy.digest == one.digest);
+        let standing = policy.map(|policy| one.standing(policy.record.counts(), Instant::now()));
+        if standing != Some(Standing::On) {
+            *probation = None;
+        }
+        standing
+    }
+
+    /// Another one is asked beside the active one, or nobody. Returns who was before.
+    pub fn shadow_by(&self, shadow: Option<Arc<Shadow>>) -> Option<Arc<Shadow>> {
+        std::mem::replace(&mut *lock(&self.shadow), shadow)
     }
 
     pub fn steps(line: &Line) -> Vec<Step> {
@@ -264,12 +365,26 @@ impl Slot {
             last_fault,
             demoted: policy.and(record.demoted),
             last_good: line.last_good.as_ref().map(Member::name),
+            own_settings: line.active.chosen.settings.is_some(),
+            probation: policy.and_then(|policy| {
+                let probation = lock(&self.probation);
+                let one = probation.as_ref().filter(|one| one.digest == policy.digest)?;
+                let counts = policy.record.counts();
+                (one.standing(counts, Instant::now()) == Standing::On).then(|| one.view(counts))
+            }),
+            shadow: lock(&self.shadow).as_ref().map(|shadow| shadow.view()),
+            notices: self.notices(),
         }
     }
 
+    /// What an operator should know beside failures.
+    fn notices(&self) -> Vec<String> {
+        [&self.rolled_back, &self.held_back].into_iter().filter_map(|told| lock(told).clone()).collect()
+    }
+
     fn load_fault(&self, line: &Line) -> Option<PolicyFault> {
-        let saved = self.saved_fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let config = || self.config_fault.clone().filter(|_| line.active.choice == Choice::Configured);
+        let saved = lock(&self.saved_fault).clone();
+        let config = || line.config_fault.clone().filter(|_| line.active.chosen.choice == Choice::Configured);
         saved.or_else(config)
     }
 
@@ -283,17 +398,21 @@ impl Slot {
         let demoted = line.active.policy.as_ref().and_then(|policy| {
             policy.record.demoted().map(|fault| format!("policy {}: {}", policy.name, fault.message))
         });
-        load.into_iter().chain(demoted)
+        load.into_iter().chain(demoted).chain(self.notices())
     }
 }
 
-pub(super) fn digest_of(choice: Choice) -> Option<crate::ids::Digest> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn digest_of(choice: Choice) -> Option<Digest> {
     match choice {
         Choice::Configured => None,
         Choice::Pushed(digest) => Some(digest),
     }
 }
 
-fn not_loaded(policy: String, digest: Option<crate::ids::Digest>, problem: &Problem) -> PolicyFault {
+pub(super) fn not_loaded(policy: String, digest: Option<Digest>, problem: &Problem) -> PolicyFault {
     PolicyFault { policy, digest, fault: Fault::Link, message: format!("it was not loaded: {problem}") }
 }

@@ -1,13 +1,19 @@
 //! `berth policy journal`: what was decided.
 
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
 use hyper::Method;
 
 use crate::cli::Context;
-use crate::cli::client::{empty, escaped, not_understood};
+use crate::cli::client::{Lines, empty, escaped, not_understood};
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, print, rung, world};
 use crate::ids::KernelRef;
-use crate::policy::journal::{Entry, phrase};
+use crate::policy::journal::Entry;
+use crate::policy::journal::phrase::{self, short, time_of_day};
 
 /// Show what was decided, by whom, and why a policy was passed over
 #[derive(Debug, clap::Args)]
@@ -17,18 +23,22 @@ Examples:
   berth policy journal --kernel k1
   berth policy journal -f                              go on as decisions are made
   berth policy journal -o json | jq .question          a record a line, as it lies on disk
+  berth policy journal --export node7.jsonl            all of it, for `berth policy replay --journal`
 
 `report` is asked every 30 s and is in it only when question or answer have changed.")]
 pub(super) struct Journal {
     /// Only decisions about this kernel: its name, or its id also when it was removed
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<KernelRef>,
-    /// The last so many
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
-    number: usize,
+    /// The last so many [default: 20, with --export all]
+    #[arg(short = 'n', long, value_name = "N")]
+    number: Option<usize>,
     /// Go on as decisions are made
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "export")]
     follow: bool,
+    /// Write the records to this file, a line of JSON each, readable by its owner alone
+    #[arg(long, value_name = "FILE")]
+    export: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -37,9 +47,20 @@ impl Journal {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let kernel =
             self.kernel.map_or(String::new(), |kernel| format!("&kernel={}", escaped(&kernel.to_string())));
-        let path = format!("/v1/decisions?most={}&follow={}{kernel}", self.number, self.follow);
+        let most = match (self.number, &self.export) {
+            (Some(number), _) => format!("&most={number}"),
+            (None, None) => "&most=20".to_owned(),
+            (None, Some(_)) => String::new(),
+        };
+        let path = format!("/v1/decisions?follow={}{most}{kernel}", self.follow);
         let as_it_lies = self.output.is_json();
         let mut lines = context.agent.lines(Method::GET, &path, empty()).await?;
+        if let Some(file) = &self.export {
+            let count = export(file, &mut lines).await?;
+            return self
+                .output
+                .print(&count, |count| format!("{count} decisions are in {}\n", file.display()));
+        }
         while let Some(line) = lines.next_line().await? {
             if as_it_lies {
                 print(&String::from_utf8_lossy(&line))?;
@@ -50,6 +71,23 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// Writes the lines as they come. Returns how many.
+async fn export(file: &Path, lines: &mut Lines) -> Result<u64, CliError> {
+    let cannot = |error: std::io::Error| {
+        CliError::new(format!("{} cannot be written: {error}", file.display()))
+            .with_hint("name a file in a folder where you may write")
+    };
+    let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
+    let mut target = BufWriter::new(target.map_err(cannot)?);
+    let mut count = 0;
+    while let Some(line) = lines.next_line().await? {
+        target.write_all(&line).map_err(cannot)?;
+        count += 1;
+    }
+    target.flush().map_err(cannot)?;
+    Ok(count)
 }
 
 /// One line, and one for each policy that was passed over.
@@ -76,14 +114,4 @@ fn text(entry: &Entry) -> String {
         text += &format!("         passed over {}: {}\n", fault.policy, fault.message);
     }
     text
-}
-
-fn short(kernel: &str) -> &str {
-    kernel.get(..8).unwrap_or(kernel)
-}
-
-/// Hours, minutes and seconds in UTC; the day is seldom asked for, and `-o json` has it.
-fn time_of_day(unix_ms: u64) -> String {
-    let seconds = unix_ms / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

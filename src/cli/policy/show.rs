@@ -1,12 +1,13 @@
 //! `berth policy show`: one policy, or who decides in a world.
 
+use super::shadow;
 use crate::cli::Context;
 use crate::cli::client::escaped;
 use crate::cli::error::CliError;
-use crate::cli::output::{Output, age, world};
+use crate::cli::output::{Output, age, until, world};
 use crate::control::policy_api::ShowQuery;
-use crate::policy::Act;
 use crate::policy::swap::Shown;
+use crate::policy::{Act, ProbationView};
 
 /// Show a policy: what it is, its settings and grants, its failures, and what was active before
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,15 @@ impl Show {
         let shown: Vec<Shown> = context.agent.get(&path).await?;
         self.output.print(&shown, |shown| shown.iter().map(text).collect::<Vec<_>>().join("\n"))
     }
+}
+
+/// "97 decisions or 52 s more, 1 of 3 failures so far".
+pub(super) fn on_probation(probation: &ProbationView) -> String {
+    let seconds = until(probation.until_ms);
+    format!(
+        "{} decisions or {seconds} s more, {} of {} failures so far",
+        probation.decisions_left, probation.failures, probation.failures_allowed
+    )
 }
 
 fn text(shown: &Shown) -> String {
@@ -65,7 +75,12 @@ fn text(shown: &Shown) -> String {
     }
     for setting in &shown.settings {
         let value = setting.value.as_deref().unwrap_or("(none)");
-        line("setting", format!("{} = {value}  {}", setting.key, setting.help).trim_end().to_owned());
+        let origin = match setting.origin.as_str() {
+            "set" => " (set by an operator)",
+            "agent.toml" => " (agent.toml)",
+            _ => "",
+        };
+        line("setting", format!("{} = {value}{origin}  {}", setting.key, setting.help).trim_end().to_owned());
     }
     if !shown.needs.is_empty() {
         line("needs", shown.needs.join(", "));
@@ -86,6 +101,15 @@ fn text(shown: &Shown) -> String {
         if let Some(demoted) = &view.demoted {
             line("demoted", demoted.clone());
         }
+        if let Some(probation) = &view.probation {
+            line("probation", on_probation(probation));
+        }
+        for notice in &view.notices {
+            line("notice", notice.clone());
+        }
+        if let Some(watching) = &view.shadow {
+            line("shadow", shadow::in_short(watching));
+        }
         line("falls back", view.last_good.clone().unwrap_or_else(|| "builtin".to_owned()));
     }
     if !shown.earlier.is_empty() {
@@ -96,12 +120,17 @@ fn text(shown: &Shown) -> String {
             Act::Activated => "activated",
             Act::RolledBack => "rolled back to",
             Act::Demoted => "demoted",
+            Act::Set => "gave other settings to",
+            Act::Reloaded => "took from agent.toml",
+            Act::Shadowed => "lets watch",
+            Act::ShadowEnded => "lets watch no more",
         };
         let who = event.uid.map_or_else(|| "the agent".to_owned(), |uid| format!("uid {uid}"));
+        let digest = event.digest.map_or(String::new(), |digest| format!(" ({})", digest.short()));
         let reason = event.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         line(
             "history",
-            format!("{} ago {who} {what} {} {}{reason}", age(event.at_ms), event.name, event.version),
+            format!("{} ago {who} {what} {} {}{digest}{reason}", age(event.at_ms), event.name, event.version),
         );
     }
     text

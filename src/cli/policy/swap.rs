@@ -2,12 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use super::{settings, shadow, steps};
 use crate::cli::Context;
+use crate::cli::client::json;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, world};
 use crate::control::policy_api::{ActivateBody, RollbackBody};
 use crate::policy::WorldKind;
-use crate::policy::swap::{MODULE_BYTES, Pushed, Swapped, Target};
+use crate::policy::replay::diff;
+use crate::policy::swap::{MODULE_BYTES, Outcome, Pushed, Swapped, Target};
+
+const ACTIVATE: &str = "/v1/policies/activate";
 
 /// A world by its name.
 pub(super) fn world_named(text: &str) -> Result<WorldKind, String> {
@@ -26,9 +31,9 @@ Examples:
   berth policy push --activate last-core.wasm     and let it decide from now on
   berth policy push --link 1 proxy.wasm           for the second one of the container-config chain
 
-Which world it decides for the module itself says. It is compiled, asked what it is, and given the
-settings and grants of its world's section in agent.toml; what does not fit is refused, and nothing
-changes.")]
+Which world it decides for the module itself says. It is compiled, instantiated and asked what it is;
+what it needs must be granted in its world's section of agent.toml. Nothing changes by that.
+--activate goes on as `berth policy activate` does.")]
 pub(super) struct Push {
     /// Which member of the container-config chain it is for, from 0 [default: the only one]
     #[arg(long, value_name = "N")]
@@ -36,6 +41,12 @@ pub(super) struct Push {
     /// Activate it, too
     #[arg(long)]
     activate: bool,
+    /// Its settings, a TOML file [default: those of its world in agent.toml]
+    #[arg(long, value_name = "FILE", requires = "activate")]
+    settings: Option<PathBuf>,
+    /// Activate it although the last decisions would have been others
+    #[arg(long, requires = "activate")]
+    accept_diff: bool,
     /// Why, for the history
     #[arg(long, value_name = "TEXT", requires = "activate")]
     reason: Option<String>,
@@ -49,6 +60,7 @@ pub(super) struct Push {
 impl Push {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let bytes = read(&self.file)?;
+        let settings = settings::of(self.settings.as_ref())?;
         let link = self.link.map_or(String::new(), |link| format!("?link={link}"));
         let path = format!("/v1/policies/modules{link}");
         let pushed: Pushed = context.agent.hand(&path, bytes).await.map_err(|error| CliError {
@@ -56,23 +68,23 @@ impl Push {
             ..error
         })?;
         if !self.activate {
-            return self.output.print(&pushed, |pushed| {
-                let next = format!("Activate it: berth policy activate {}\n", pushed.module.digest.short());
-                taken(pushed) + &next
-            });
+            return self.output.print(&pushed, |pushed| taken(pushed) + &next(pushed));
         }
         let body = ActivateBody {
             target: Target::Pushed(pushed.module.digest.to_string()),
             link: self.link,
             reason: self.reason,
+            settings,
+            accept_diff: self.accept_diff,
+            shadow: false,
         };
-        let swapped: Swapped = context.agent.post("/v1/policies/activate", Some(&body)).await?;
-        self.output.print(&swapped, |swapped| taken(&pushed) + &text(swapped))
+        let outcome = steps::outcome(context, ACTIVATE, json(&body)?, self.output).await?;
+        self.output.print(&outcome, |outcome| taken(&pushed) + &outcome_text(outcome))
     }
 }
 
 /// The file's bytes; the agent says what is wrong with them.
-fn read(file: &Path) -> Result<Vec<u8>, CliError> {
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, CliError> {
     let cannot = |problem: String| {
         CliError::new(format!("{} cannot be read: {problem}", file.display()))
             .with_hint("name the .wasm file that the policy's build made")
@@ -106,13 +118,31 @@ fn taken(pushed: &Pushed) -> String {
     )
 }
 
+/// What to do with it.
+fn next(pushed: &Pushed) -> String {
+    let digest = pushed.module.digest.short();
+    match &pushed.problem {
+        None => format!("Activate it: berth policy activate {digest}\n"),
+        Some(problem) => {
+            format!("As it is, {problem}\nActivate it: berth policy activate {digest} --settings FILE.toml\n")
+        }
+    }
+}
+
 /// Make a pushed policy decide, from the next decision on
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   berth policy activate 3fa1c2                     at least 6 digits of its digest
   berth policy activate last-core                  the one of that name that was pushed last
+  berth policy activate 3fa1c2 --settings s.toml   with settings of its own, kept with it
+  berth policy activate 3fa1c2 --shadow            decides nothing; `berth policy shadow` compares
   berth policy activate --configured scheduler     what agent.toml says
+
+It is loaded, given its settings, and makes the last decisions of the journal again ([policy]
+replay-last). Where some would have been others they are shown and nothing changes without
+--accept-diff. Then it is on probation ([policy] probation-decisions, probation-sec): if it fails
+([policy] probation-failures), what was active before is active again.
 
 What was active before is asked when the new one fails, and `berth policy rollback` makes it active
 again. A policy that was demoted because it failed too often is asked again once it is activated.")]
@@ -123,6 +153,15 @@ pub(super) struct Activate {
     /// Which member of the container-config chain, from 0 [default: the one it was pushed for]
     #[arg(long, value_name = "N")]
     link: Option<usize>,
+    /// Its settings, a TOML file [default: those of its world in agent.toml]
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// Although the last decisions would have been others
+    #[arg(long)]
+    accept_diff: bool,
+    /// Only let it watch: it makes each decision again, and how it agrees is counted
+    #[arg(long, conflicts_with = "accept_diff")]
+    shadow: bool,
     /// Why, for the history
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -139,9 +178,16 @@ impl Activate {
             (Some(world), _) => Target::Configured(world),
             (None, policy) => Target::Pushed(policy.unwrap_or_default()),
         };
-        let body = ActivateBody { target, link: self.link, reason: self.reason };
-        let swapped: Swapped = context.agent.post("/v1/policies/activate", Some(&body)).await?;
-        self.output.print(&swapped, text)
+        let body = ActivateBody {
+            target,
+            link: self.link,
+            reason: self.reason,
+            settings: settings::of(self.settings.as_ref())?,
+            accept_diff: self.accept_diff,
+            shadow: self.shadow,
+        };
+        let outcome = steps::outcome(context, ACTIVATE, json(&body)?, self.output).await?;
+        self.output.print(&outcome, outcome_text)
     }
 }
 
@@ -176,6 +222,23 @@ impl Rollback {
     }
 }
 
+/// What was done, after what it would have decided otherwise where that was accepted.
+pub(super) fn outcome_text(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Active(swapped) => {
+            let diff = swapped.diff.as_ref().filter(|diff| diff.replayed > 0);
+            let diff = diff.map_or(String::new(), |report| match report.is_empty() {
+                true => diff::summary(report) + "\n",
+                false => diff::text(report, steps::MOST),
+            });
+            diff + &text(swapped)
+        }
+        Outcome::Shadow(view) => {
+            format!("{}\n`berth policy shadow` shows how it agrees\n", shadow::in_short(view))
+        }
+    }
+}
+
 fn text(swapped: &Swapped) -> String {
     let digest = swapped.digest.map_or(String::new(), |digest| format!(" ({})", digest.short()));
     let who = format!("{} {}{digest}", swapped.name, swapped.version);
@@ -207,6 +270,7 @@ mod tests {
             digest: Some(digest),
             last_good: Some("scheduler".into()),
             changed: true,
+            diff: None,
         };
         let builtin = Swapped {
             world: WorldKind::ContainerConfig,
@@ -229,8 +293,8 @@ mod tests {
             uid: 0,
         };
         let said = [
-            taken(&Pushed { module: module.clone(), already: false }),
-            taken(&Pushed { module, already: true }),
+            taken(&Pushed { module: module.clone(), already: false, problem: None }),
+            taken(&Pushed { module, already: true, problem: None }),
             text(&swapped),
             text(&builtin),
         ]

@@ -9,11 +9,13 @@
 //!
 //! Values that policies do not get to see (`variable` without a value) are not in it. `report` is asked every
 //! 30 s and written only when question or answer differ from the last. Records with `"replayable": false` met a
-//! deadline, a memory limit or a full queue: another machine, or the same one later, may decide otherwise.
+//! deadline, a memory limit, a full queue or the end of the stack: another machine, compiler, or the same one later,
+//! may decide otherwise.
 //!
-//! Files: `told` (each decision), `ring` (the files), `phrase` (for people).
+//! Files: `told` (each decision), `ring` (the files), `exported` (a file that somebody keeps), `phrase` (for people).
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -24,9 +26,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
-use super::{DecidedBy, Fault, PolicyFault, Refusal, Rung, WorldKind};
+use super::{DecidedBy, PolicyFault, Refusal, Rung, WorldKind};
 use crate::ids::Digest;
 
+pub mod exported;
 pub mod phrase;
 mod ring;
 #[cfg(test)]
@@ -118,11 +121,25 @@ fn yes() -> bool {
 }
 
 /// What is wanted of the journal.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Only decisions about this kernel, by its id.
+    #[serde(default)]
     pub kernel: Option<String>,
+    /// Only of this world.
+    #[serde(default)]
+    pub world: Option<WorldKind>,
+    /// Only of this member of the world's chain.
+    #[serde(default)]
+    pub link: Option<usize>,
+    /// Only from this number on.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// Only up to this number.
+    #[serde(default)]
+    pub to: Option<u64>,
     /// The last so many.
+    #[serde(default)]
     pub most: Option<usize>,
 }
 
@@ -131,6 +148,10 @@ impl Wanted {
     #[must_use]
     pub fn matches(&self, entry: &Entry) -> bool {
         self.kernel.as_ref().is_none_or(|kernel| entry.kernels.contains(kernel))
+            && self.world.is_none_or(|world| entry.world == world)
+            && self.link.is_none_or(|link| entry.link == link)
+            && self.from.is_none_or(|from| entry.seq >= from)
+            && self.to.is_none_or(|to| entry.seq <= to)
     }
 }
 
@@ -241,6 +262,19 @@ impl Journal {
     pub fn read(&self, wanted: &Wanted) -> io::Result<Vec<Entry>> {
         let most = wanted.most.unwrap_or(usize::MAX);
         ring::last(&self.shared.dir, most, wanted.kernel.as_deref(), |entry| wanted.matches(entry))
+    }
+
+    /// Hands `each` the entries that are wanted, oldest first and one file of the ring at a time, until it breaks.
+    /// With [`Wanted::most`] the last so many. Reads files: not for a tokio worker.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn scan(&self, wanted: &Wanted, each: impl FnMut(Entry) -> ControlFlow<()>) -> io::Result<()> {
+        if wanted.most.is_some() {
+            let _ = self.read(wanted)?.into_iter().try_for_each(each);
+            return Ok(());
+        }
+        ring::scan(&self.shared.dir, |entry| wanted.matches(entry), each)
     }
 
     /// A reader that starts behind everything that is there.
@@ -379,9 +413,7 @@ pub(super) struct Made {
 
 impl Made {
     pub fn entry(self, seq: u64) -> Entry {
-        let depends_on_the_machine =
-            |fault: &PolicyFault| matches!(fault.fault, Fault::Deadline | Fault::Memory | Fault::Busy);
-        let replayable = !self.by.faults.iter().any(depends_on_the_machine);
+        let replayable = !self.by.faults.iter().any(|fault| fault.fault.depends_on_the_machine());
         let (answer, refusal) = match self.answer {
             Ok(answer) => (Some(answer), None),
             Err(refusal) => (None, Some(refusal)),

@@ -175,20 +175,33 @@ pub fn wit_edit(edit: &crate::policy::bindings::configuring::Edit) -> String {
     self::edit(&edit.json())
 }
 
-fn array(value: &Value) -> &[Value] {
+/// Hours, minutes and seconds in UTC; the day is seldom asked for, and the record has it.
+#[must_use]
+pub fn time_of_day(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// The beginning of a kernel's id, enough to tell it from others.
+#[must_use]
+pub fn short(kernel: &str) -> &str {
+    kernel.get(..8).unwrap_or(kernel)
+}
+
+pub(in crate::policy) fn array(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> &str {
+pub(in crate::policy) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 
-fn at<'v>(list: &'v Value, index: &Value) -> &'v Value {
+pub(in crate::policy) fn at<'v>(list: &'v Value, index: &Value) -> &'v Value {
     let index = index.as_u64().and_then(|index| usize::try_from(index).ok());
     index.and_then(|index| list.get(index)).unwrap_or(&Value::Null)
 }
 
-fn spell(slot: &Value, amount: u64) -> String {
+pub(in crate::policy) fn spell(slot: &Value, amount: u64) -> String {
     if slot["kind"] == "bytes" { amount::format_bytes(amount) } else { amount::format_count(amount) }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -139,6 +140,28 @@ pub(super) fn last(
     }
     found.reverse();
     Ok(found)
+}
+
+/// Hands `each` the entries for which `wanted` holds, oldest first, until it breaks.
+pub(super) fn scan(
+    dir: &Path,
+    wanted: impl Fn(&Entry) -> bool,
+    mut each: impl FnMut(Entry) -> ControlFlow<()>,
+) -> io::Result<()> {
+    for (_, path) in segments(dir)? {
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            // The ring has moved on.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in bytes.split(|byte| *byte == b'\n').filter_map(parse).filter(&wanted) {
+            if each(entry).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where a reader that follows is.

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use serde_json::json;
 
 use super::*;
+use crate::policy::Fault;
 use crate::policy::bindings::types;
 use crate::policy::json::Jot as _;
 use crate::policy::worlds::{Place, PlaceQuestion};
@@ -52,9 +53,9 @@ async fn records_are_lines_and_their_numbers_go_on_after_a_restart() {
     }
     journal.settled().await;
     assert_eq!(all(&journal), [1, 2, 3]);
-    let about_a = Wanted { kernel: Some("a".into()), most: None };
+    let about_a = Wanted { kernel: Some("a".into()), ..Wanted::default() };
     assert_eq!(journal.read(&about_a).unwrap().len(), 2);
-    let last = Wanted { kernel: None, most: Some(1) };
+    let last = Wanted { most: Some(1), ..Wanted::default() };
     assert_eq!(journal.read(&last).unwrap(), [entry(3, "a")]);
     drop(journal);
 
@@ -160,6 +161,7 @@ fn what_depends_on_the_machine_is_not_to_be_replayed() {
         (Fault::Deadline, false),
         (Fault::Memory, false),
         (Fault::Busy, false),
+        (Fault::StackOverflow, false),
         (Fault::Trap, true),
         (Fault::InvalidAnswer, true),
     ] {

@@ -4,6 +4,7 @@ use std::io;
 
 use super::{LEAST_DIGITS, StoreError, WorldKind};
 use crate::policy::error::Problem;
+use crate::policy::replay::{Report, diff};
 
 /// See the module.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,6 +51,31 @@ pub enum SwapError {
     /// There is nothing to go back to.
     #[error("nothing was active for {0} before what is active now")]
     NoHistory(WorldKind),
+    /// It would decide otherwise, and that was not accepted.
+    #[error("it would decide otherwise: {}", diff::summary(.0))]
+    Differ(Box<Report>),
+    /// The built-in is not loaded, so it is not given settings by an operator.
+    #[error("the built-in decides for {0}: its settings are those of agent.toml")]
+    BuiltinSettings(WorldKind),
+    /// A key that is to be taken away is not there.
+    #[error("{} not given by anybody", if .0.len() == 1 { format!("the setting `{}` is", .0[0]) }
+        else { format!("the settings {} are", .0.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")) })]
+    NotSet(Vec<String>),
+    /// No decisions are written down, so none can be decided again.
+    #[error("this agent writes no journal of decisions")]
+    NoJournal,
+    /// The journal cannot be read.
+    #[error("the journal of decisions cannot be read: {0}")]
+    Journal(String),
+    /// Nobody is asked beside the active one.
+    #[error("no policy runs in the shadow of {0}")]
+    NoShadow(String),
+    /// Whoever asked has gone before anything was changed.
+    #[error("the client went away; nothing was changed")]
+    Gone,
+    /// Somebody else changed the slot meanwhile.
+    #[error("{0} was changed by somebody else meanwhile; nothing was changed by this request")]
+    Overtaken(WorldKind),
     /// It could not be kept.
     #[error("the module cannot be kept in the state directory: {0}")]
     Keeping(String),
@@ -63,6 +89,15 @@ impl SwapError {
         Self::Keeping(error.to_string())
     }
 
+    /// What would be decided otherwise, where that is the error.
+    #[must_use]
+    pub fn diff(&self) -> Option<&Report> {
+        match self {
+            Self::Differ(report) => Some(report),
+            _ => None,
+        }
+    }
+
     /// Stable, for machines.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -73,6 +108,14 @@ impl SwapError {
             Self::NoSuchLink { .. } => "no-such-link",
             Self::WhichLink { .. } => "which-link",
             Self::NoHistory(_) => "no-history",
+            Self::Differ(_) => "decisions-differ",
+            Self::BuiltinSettings(_) => "builtin-settings",
+            Self::NotSet(_) => "not-set",
+            Self::NoJournal => "no-journal",
+            Self::Journal(_) => "journal-unreadable",
+            Self::NoShadow(_) => "no-shadow",
+            Self::Gone => "client-gone",
+            Self::Overtaken(_) => "overtaken",
             Self::Keeping(_) | Self::Store(_) => "store-failed",
         }
     }
@@ -82,10 +125,11 @@ impl SwapError {
     pub fn hint(&self) -> String {
         match self {
             Self::Module(Problem::Settings(_)) => {
-                "the policy gets the settings of its world's section in agent.toml: mend them and restart the agent"
+                "give it its own by `berth policy activate --settings FILE.toml`, or mend its world's section in \
+                 agent.toml and send the agent SIGHUP"
             }
             Self::Module(Problem::NotGranted(_)) => {
-                "what is granted there holds for pushed policies too; restart the agent, then push again"
+                "what is granted there holds for pushed policies too; send the agent SIGHUP, then try again"
             }
             Self::Module(Problem::Read(_) | Problem::Damaged) => "push the module again",
             Self::Module(Problem::TooLarge { .. } | Problem::ForbiddenImport { .. }) => {
@@ -109,6 +153,21 @@ impl SwapError {
                      what agent.toml says"
                 );
             }
+            Self::Differ(_) => {
+                "read the changes; --accept-diff activates it all the same, --shadow lets it watch first"
+            }
+            Self::BuiltinSettings(world) => {
+                return format!(
+                    "change [policy.{world}] there and send the agent SIGHUP, or activate a module first"
+                );
+            }
+            Self::NotSet(_) => "`berth policy show` tells which are, and where they come from",
+            Self::NoJournal | Self::Journal(_) => {
+                "`berth status` says why; with `[policy] replay-last = 0` policies are activated without it"
+            }
+            Self::NoShadow(_) => "`berth policy activate --shadow DIGEST` starts one",
+            Self::Gone => "ask again",
+            Self::Overtaken(_) => "see `berth policy show`, then ask again",
             Self::Keeping(_) | Self::Store(_) => "see whether the disk of the state directory is full",
         }
         .to_owned()

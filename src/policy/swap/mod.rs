@@ -1,34 +1,52 @@
-//! Replacing policies while kernels run: push, activate, roll back (design §6).
+//! Replacing policies while kernels run, as one transaction (design §6):
 //!
 //! ```text
-//!  push:      size, magic ─> compile, instantiate, describe, settings, grants (thread policy-load) ─> file ─> row
-//!  activate:  file ─> compile (thread policy-load) ─> row on disk ─> one pointer
-//!  roll back:                                         row on disk ─> one pointer (the last good one is compiled)
+//!  push:      size, magic ─> compile, instantiate, describe, grants (thread policy-load) ─> file ─> row
+//!  activate:  verify ─> compile, instantiate ─> settings, grants ─> its fixtures       (thread policy-load)
+//!             ─> the last decisions again (thread policy-replay) ─> nothing differs, or that is accepted
+//!             ─> row on disk ─> one pointer ─> probation ─> (failures) ─> what was before
+//!  set:       the same module with other settings, from the second line on
+//!  reload:    what agent.toml says now, the same way
+//!  roll back: row on disk ─> one pointer (the last good one is compiled)
 //! ```
 //! [`Swap`] owns what the store knows of the policies; changes are made one after another. A decision takes a
 //! slot's pointer once, so calls in flight end on what they began with. What was active and works becomes the
-//! last good one, which is asked when the active one fails. A demotion is saved, too: it stays until an operator
-//! activates something or rolls back ([`Swap::save_demotions`] is the task that writes it down).
+//! last good one, which is asked when the active one fails. Until the pointer is moved nothing has changed, and a
+//! client that hangs up before that has wanted nothing.
+//!
+//! [`Swap::guard`] is the task that writes demotions down (they stay until an operator acts), and that rolls back
+//! what fails on probation.
+//!
+//! Files: this one (push, roll back, what is there), `activate` (the transaction), `replaying`, `shadowing`,
+//! `reload`, `guard`, `show`, `error`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 
 use super::error::Problem;
 use super::load::{self, Policy};
-use super::rows::{Act, Choice, Demoted, Event, ModuleRow, SlotRow};
+use super::replay::Report;
+use super::rows::{Act, Choice, Chosen, Event, ModuleRow, SlotRow};
 use super::shelf::Shelf;
 use super::slot::{self, Line, Member, Slot};
-use super::{Handle, Kept, WorldKind, fixture, journal};
+use super::{Config, Handle, Kept, WorldKind, fixture, journal, probation};
 use crate::ids::Digest;
 use crate::store::{self, StoreError};
 
+mod activate;
 mod error;
+mod guard;
+mod reload;
+mod replaying;
+mod shadowing;
 mod show;
 
+pub use activate::{Activation, Outcome, SettingsChange, Step, Steps};
 pub use error::SwapError;
+pub use replaying::{Asked, ReplayOrder};
 pub use show::{SettingShown, Shown};
 
 /// The size of a module that is refused.
@@ -51,8 +69,8 @@ pub enum Target {
 /// Who wants it, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// The caller's uid.
-    pub uid: u32,
+    /// The caller's uid; none: the agent.
+    pub uid: Option<u32>,
     /// In their words.
     pub reason: Option<String>,
 }
@@ -64,10 +82,13 @@ pub struct Pushed {
     pub module: ModuleRow,
     /// It was there already.
     pub already: bool,
+    /// Why it cannot be activated with the settings that its world's section has.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// What became of an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Swapped {
     /// The world.
     pub world: WorldKind,
@@ -83,6 +104,9 @@ pub struct Swapped {
     pub last_good: Option<String>,
     /// False: it was active already.
     pub changed: bool,
+    /// What it would have decided otherwise; none: nothing was replayed.
+    #[serde(default)]
+    pub diff: Option<Report>,
 }
 
 /// A clonable way to change the set of policies.
@@ -100,6 +124,29 @@ struct Inner {
     /// Held while a module is loaded: the sandbox has room for one such call beside the policy threads, and
     /// decisions must never be short of it.
     loading: Arc<Mutex<()>>,
+    /// The same for decisions that are made again: replays and shadows take turns.
+    replaying: Arc<Mutex<()>>,
+    /// Held while `agent.toml` is taken over.
+    reloading: Mutex<()>,
+    terms: RwLock<Terms>,
+}
+
+/// What `[policy]` says about swapping; read again by [`Swap::reload`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Terms {
+    replay_last: u64,
+    replay_sec: u64,
+    probation: probation::Terms,
+}
+
+impl Terms {
+    fn of(config: &Config) -> Self {
+        Self {
+            replay_last: config.replay_last,
+            replay_sec: config.replay_sec,
+            probation: probation::Terms::of(config),
+        }
+    }
 }
 
 /// What is on disk.
@@ -146,16 +193,25 @@ impl Kept {
 }
 
 impl Swap {
-    /// Over the policies that were started with `kept`.
+    /// Over the policies that were started with `config` and `kept`.
     #[must_use]
-    pub fn new(policy: Handle, store: store::Handle, kept: Kept) -> Self {
+    pub fn new(policy: Handle, store: store::Handle, kept: Kept, config: &Config) -> Self {
         let books = Mutex::new(Books { rows: kept.rows, modules: kept.pushed });
-        let inner = Inner { policy, shelf: Shelf::new(kept.modules), store, books, loading: Arc::default() };
+        let (loading, replaying) = (Arc::default(), Arc::default());
+        let terms = RwLock::new(Terms::of(config));
+        let shelf = Shelf::new(kept.modules);
+        let reloading = Mutex::default();
+        let inner = Inner { policy, shelf, store, books, loading, replaying, reloading, terms };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes a module in, without making it active: its own world decides where it belongs. It must load with
-    /// the settings and grants of its slot. Takes as long as compiling does.
+    fn terms(&self) -> Terms {
+        *self.inner.terms.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes a module in, without making it active: its own world decides where it belongs. It must load, and what
+    /// it needs must be granted in its slot; settings that do not fit are told and can be given when it is
+    /// activated. Takes as long as compiling does.
     ///
     /// # Errors
     /// What is wrong with it, or that it cannot be kept.
@@ -164,8 +220,9 @@ impl Swap {
             return Err(Problem::TooLarge { bytes: bytes.len() as u64, limit: MODULE_BYTES }.into());
         }
         let (policy, shelf) = (self.inner.policy.clone(), self.inner.shelf.clone());
-        let (module, was_there) = self
+        let (module, was_there, problem) = self
             .off_thread(move || {
+                activate::verify(&bytes)?;
                 let wasm = policy.host.wasm.as_ref().ok_or(Problem::BuiltinsOnly)?;
                 let module = load::module(&wasm.sandbox, &bytes)?;
                 let world = module.world;
@@ -174,25 +231,25 @@ impl Swap {
                 if !failed.is_empty() {
                     return Err(Problem::Fixtures(failed).into());
                 }
-                let slot = slot_of(&policy, world, link)?;
-                let loaded = module.configure(
-                    &wasm.sandbox,
-                    &slot::as_pushed(&slot.config),
-                    slot::PUSHED.to_owned(),
-                )?;
-                let was_there = shelf.put(&bytes).map_err(SwapError::keeping)?;
+                let config = slot::as_pushed(&slot_of(&policy, world, link)?.line().config);
                 let row = ModuleRow {
-                    digest: loaded.digest,
+                    digest: module.digest,
                     world,
                     link,
-                    name: loaded.name.to_string(),
-                    version: loaded.version,
-                    summary: loaded.summary,
+                    name: module.about.name.clone(),
+                    version: module.about.version.clone(),
+                    summary: module.about.summary.clone(),
                     bytes: bytes.len() as u64,
                     pushed_at_ms: journal::now_ms(),
                     uid,
                 };
-                Ok((row, was_there))
+                let problem = match module.configure(&wasm.sandbox, &config, slot::PUSHED.to_owned()) {
+                    Ok(_) => None,
+                    Err(problem @ Problem::Settings(_)) => Some(problem.to_string()),
+                    Err(problem) => return Err(problem.into()),
+                };
+                let was_there = shelf.put(&bytes).map_err(SwapError::keeping)?;
+                Ok((row, was_there, problem))
             })
             .await?;
         let mut books = self.inner.books.lock().await;
@@ -202,7 +259,7 @@ impl Swap {
         books.modules.push(module.clone());
         self.remove_oldest(&mut books).await;
         tracing::info!(policy = module.name, digest = module.digest.short(), uid, "a policy was pushed");
-        Ok(Pushed { module, already: known && was_there })
+        Ok(Pushed { module, already: known && was_there, problem })
     }
 
     /// Modules that nobody needs do not fill the disk.
@@ -224,44 +281,6 @@ impl Swap {
         }
     }
 
-    /// Makes a policy active from the next decision on. What was active becomes the last good one, unless it
-    /// was demoted.
-    ///
-    /// # Errors
-    /// When there is no such policy, it does not load, or it cannot be written down: nothing has changed then.
-    pub async fn activate(
-        &self,
-        target: Target,
-        link: Option<usize>,
-        order: Order,
-    ) -> Result<Swapped, SwapError> {
-        let (world, link, choice) = self.resolve(target, link).await?;
-        // Before the books are taken: it may take seconds.
-        let member = self.member(world, link, choice).await?;
-        let mut books = self.inner.books.lock().await;
-        let slot = slot_of(&self.inner.policy, world, link)?;
-        let (line, mut row) = (slot.line(), books.row(world, link));
-        let demoted = line.active.policy.as_ref().is_some_and(|policy| policy.record.demoted().is_some());
-        if line.active.choice == choice && row.active == choice && !demoted {
-            return Ok(swapped(slot, false));
-        }
-        let works = (line.active.choice != choice && !demoted).then_some(line.active.choice);
-        row.activate(choice, works);
-        row.note(event(Act::Activated, &member, order));
-        self.inner.store.put(&row).await?;
-        let last_good = match works {
-            Some(_) => Some(line.active.clone()),
-            None => line.last_good.clone().filter(|last| last.choice != choice),
-        };
-        if let Some(policy) = &member.policy {
-            policy.record.pardon();
-        }
-        slot.swap(Line { active: member, last_good });
-        slot.decided();
-        books.keep(row);
-        Ok(told(swapped(slot, true)))
-    }
-
     /// Makes active what was so before.
     ///
     /// # Errors
@@ -275,28 +294,47 @@ impl Swap {
         let link = member_of_chain(&self.inner.policy, world, link)?;
         let slot = slot_of(&self.inner.policy, world, link)?;
         let mut books = self.inner.books.lock().await;
-        let mut row = books.row(world, link);
-        let choice = row.roll_back().ok_or(SwapError::NoHistory(world))?;
-        let member = match &slot.line().last_good {
-            Some(last_good) if last_good.choice == choice => last_good.clone(),
-            _ => self.member(world, link, choice).await?,
+        self.roll_back_slot(slot, &mut books, order).await
+    }
+
+    async fn roll_back_slot(
+        &self,
+        slot: &Slot,
+        books: &mut MutexGuard<'_, Books>,
+        order: Order,
+    ) -> Result<Swapped, SwapError> {
+        let (world, link) = (slot.world, slot.link);
+        let (line, mut row) = (slot.line(), books.row(world, link));
+        let member = match &line.last_good {
+            // What agent.toml said before it was read again.
+            Some(last_good) if last_good.chosen == line.active.chosen => last_good.clone(),
+            last_good => {
+                let chosen = row.roll_back().ok_or(SwapError::NoHistory(world))?;
+                match last_good {
+                    Some(last_good) if last_good.chosen == chosen => last_good.clone(),
+                    _ => self.member(world, link, chosen).await?,
+                }
+            }
         };
         row.note(event(Act::RolledBack, &member, order));
         self.inner.store.put(&row).await?;
         if let Some(policy) = &member.policy {
             policy.record.pardon();
         }
-        slot.swap(Line { active: member.clone(), last_good: None });
+        slot.swap(Line { active: member.clone(), last_good: None, ..(*line).clone() });
+        slot.on_probation(None);
         slot.decided();
         // The second rung again, now that the first one stands.
-        if let Some(choice) = row.last_good() {
-            match self.member(world, link, choice).await {
-                Ok(last_good) => slot.swap(Line { active: member, last_good: Some(last_good) }),
+        if let Some(chosen) = row.last_good() {
+            match self.member(world, link, chosen).await {
+                Ok(last_good) => {
+                    slot.swap(Line { active: member, last_good: Some(last_good), ..(*slot.line()).clone() })
+                }
                 Err(error) => tracing::warn!(%world, link, "the policy before it does not load: {error}"),
             }
         }
         books.keep(row);
-        Ok(told(swapped(slot, true)))
+        Ok(told(swapped(slot, true, None)))
     }
 
     /// The modules that were pushed, oldest first.
@@ -313,59 +351,17 @@ impl Swap {
         self.off_thread(move || Ok(shelf.get(digest)?)).await
     }
 
-    /// Writes demotions down as they happen. Ends when the policies do.
-    pub async fn save_demotions(self) {
-        let mut counted = self.inner.policy.host.demotions.subscribe();
-        loop {
-            for slot in &self.inner.policy.host.slots {
-                let mut books = self.inner.books.lock().await;
-                if let Err(error) = self.save_demotions_of(slot, &mut books).await {
-                    tracing::warn!(%error, "a demotion could not be saved; it holds until the agent ends");
-                }
-            }
-            if counted.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn save_demotions_of(
-        &self,
-        slot: &Slot,
-        books: &mut MutexGuard<'_, Books>,
-    ) -> Result<(), StoreError> {
-        let (line, mut row) = (slot.line(), books.row(slot.world, slot.link));
-        let before = row.demoted.len();
-        for member in std::iter::once(&line.active).chain(&line.last_good) {
-            let Some(policy) = &member.policy else { continue };
-            let Some(fault) = policy.record.demoted() else { continue };
-            if row.demoted.iter().any(|demoted| demoted.digest == policy.digest) {
-                continue;
-            }
-            let reason = Some(fault.message.clone());
-            row.demoted.push(Demoted { digest: policy.digest, fault });
-            let event = event(Act::Demoted, member, Order { uid: 0, reason });
-            row.note(Event { uid: None, ..event });
-        }
-        if row.demoted.len() == before {
-            return Ok(());
-        }
-        self.inner.store.put(&row).await?;
-        books.keep(row);
-        Ok(())
-    }
-
     async fn resolve(
         &self,
-        target: Target,
+        target: &Target,
         link: Option<usize>,
     ) -> Result<(WorldKind, usize, Choice), SwapError> {
         match target {
             Target::Configured(world) => {
-                Ok((world, member_of_chain(&self.inner.policy, world, link)?, Choice::Configured))
+                Ok((*world, member_of_chain(&self.inner.policy, *world, link)?, Choice::Configured))
             }
             Target::Pushed(text) => {
-                let module = self.find(&text).await?;
+                let module = self.find(text).await?;
                 let link = member_of_chain(&self.inner.policy, module.world, link.or(Some(module.link)))?;
                 Ok((module.world, link, Choice::Pushed(module.digest)))
             }
@@ -396,21 +392,16 @@ impl Swap {
         })
     }
 
-    /// Compiles a module that was pushed, or takes the configured one, which is compiled.
-    async fn member(&self, world: WorldKind, link: usize, choice: Choice) -> Result<Member, SwapError> {
-        let Choice::Pushed(digest) = choice else {
-            return Ok(slot_of(&self.inner.policy, world, link)?.configured.clone());
-        };
-        let policy = self.compile(world, link, digest).await?;
-        Ok(Member { choice, policy: Some(Arc::new(policy)) })
-    }
-
-    async fn compile(&self, world: WorldKind, link: usize, digest: Digest) -> Result<Policy, SwapError> {
+    /// Compiles what was chosen, or takes the configured one, which is compiled.
+    async fn member(&self, world: WorldKind, link: usize, chosen: Chosen) -> Result<Member, SwapError> {
+        let line = slot_of(&self.inner.policy, world, link)?.line();
+        if chosen == Chosen::CONFIGURED {
+            return Ok(line.configured.clone());
+        }
         let (policy, shelf) = (self.inner.policy.clone(), self.inner.shelf.clone());
         self.off_thread(move || {
             let wasm = policy.host.wasm.as_ref().ok_or(Problem::BuiltinsOnly)?;
-            let slot = slot_of(&policy, world, link)?;
-            Ok(slot::load_pushed(&wasm.sandbox, world, &slot.config, &shelf.get(digest)?)?)
+            Ok(slot::load_chosen(&wasm.sandbox, world, &line.config, chosen, &shelf)?)
         })
         .await
     }
@@ -422,12 +413,22 @@ impl Swap {
         &self,
         work: impl FnOnce() -> Result<T, SwapError> + Send + 'static,
     ) -> Result<T, SwapError> {
+        self.on_a_thread("policy-load", &self.inner.loading, work).await
+    }
+
+    /// The same on a thread of that name, when it is its `turn`.
+    async fn on_a_thread<T: Send + 'static>(
+        &self,
+        name: &str,
+        turn: &Arc<Mutex<()>>,
+        work: impl FnOnce() -> Result<T, SwapError> + Send + 'static,
+    ) -> Result<T, SwapError> {
         let failed = |problem: &str| SwapError::from(Problem::Sandbox(problem.to_owned()));
         // Goes with the thread, which works on when nobody waits for it any more.
-        let turn = Arc::clone(&self.inner.loading).lock_owned().await;
+        let turn = Arc::clone(turn).lock_owned().await;
         let (reply, answer) = oneshot::channel();
         std::thread::Builder::new()
-            .name("policy-load".to_owned())
+            .name(name.to_owned())
             .spawn(move || {
                 let done = work();
                 drop(turn);
@@ -462,25 +463,27 @@ fn member_of_chain(policy: &Handle, world: WorldKind, link: Option<usize>) -> Re
 fn event(act: Act, member: &Member, order: Order) -> Event {
     Event {
         at_ms: journal::now_ms(),
-        uid: Some(order.uid),
+        uid: order.uid,
         act,
-        choice: member.choice,
+        choice: member.chosen.choice,
         name: member.name(),
         version: member.version(),
+        digest: member.digest(),
         reason: order.reason,
     }
 }
 
-fn swapped(slot: &Slot, changed: bool) -> Swapped {
+fn swapped(slot: &Slot, changed: bool, diff: Option<Report>) -> Swapped {
     let line = slot.line();
     Swapped {
         world: slot.world,
         link: slot.link,
         name: line.active.name(),
         version: line.active.version(),
-        digest: line.active.policy.as_ref().map(|policy| policy.digest),
+        digest: line.active.digest(),
         last_good: line.last_good.as_ref().map(Member::name),
         changed,
+        diff,
     }
 }
 

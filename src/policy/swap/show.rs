@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Choice, Digest, Event, ModuleRow, Policy, Slot, Swap, SwapError, WorldKind, slot_of};
+use super::{
+    Choice, Chosen, Digest, Event, Member, ModuleRow, Policy, Slot, Swap, SwapError, WorldKind, slot_of,
+};
 use crate::amount;
 use crate::policy::bindings::types::SettingValue;
-use crate::policy::{PolicyView, slot};
+use crate::policy::{PolicyConfig, PolicyView, slot};
 
 /// A slot with who is active in it, or a module that was pushed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +55,9 @@ pub struct SettingShown {
     pub value: Option<String>,
     /// What the policy says about it.
     pub help: String,
+    /// Where the value comes from: `default`, `agent.toml`, or `set` by an operator.
+    #[serde(default)]
+    pub origin: String,
 }
 
 impl Swap {
@@ -90,10 +95,7 @@ impl Swap {
             calls: Some(view),
             ..base
         };
-        match &line.active.policy {
-            Some(policy) => of_policy(shown, policy),
-            None => shown,
-        }
+        of_member(shown, &line.active, &line.config)
     }
 
     async fn show_module(&self, text: &str, link: Option<usize>) -> Result<Shown, SwapError> {
@@ -101,7 +103,7 @@ impl Swap {
         let slot = slot_of(&self.inner.policy, module.world, link.unwrap_or(module.link))?;
         let line = slot.line();
         let choice = Choice::Pushed(module.digest);
-        if line.active.choice == choice {
+        if line.active.chosen.choice == choice {
             return Ok(self.show_slot(slot).await);
         }
         let base = self.about_slot(slot, Some(module.digest)).await;
@@ -112,13 +114,13 @@ impl Swap {
             summary: module.summary.clone(),
             ..base
         };
-        if let Some(last_good) = line.last_good.as_ref().filter(|last| last.choice == choice)
-            && let Some(policy) = &last_good.policy
-        {
-            return Ok(of_policy(Shown { state: "last-good".to_owned(), ..shown }, policy));
+        if let Some(last_good) = line.last_good.as_ref().filter(|last| last.chosen.choice == choice) {
+            let shown = Shown { state: "last-good".to_owned(), ..shown };
+            return Ok(of_member(shown, last_good, &line.config));
         }
-        Ok(match self.compile(slot.world, slot.link, module.digest).await {
-            Ok(policy) => of_policy(shown, &policy),
+        let chosen = Chosen { choice, settings: None };
+        Ok(match self.member(slot.world, slot.link, chosen).await {
+            Ok(member) => of_member(shown, &member, &line.config),
             Err(error) => Shown { problem: Some(error.to_string()), ..shown },
         })
     }
@@ -126,12 +128,15 @@ impl Swap {
     async fn about_slot(&self, slot: &Slot, digest: Option<Digest>) -> Shown {
         let books = self.inner.books.lock().await;
         let row = books.row(slot.world, slot.link);
-        let name = |choice: &Choice| match slot::digest_of(*choice) {
-            None => "as configured".to_owned(),
-            Some(digest) => {
-                let module = books.modules.iter().find(|module| module.digest == digest);
-                let name = module.map_or("?", |module| module.name.as_str());
-                format!("{name} ({})", digest.short())
+        let name = |chosen: &Chosen| {
+            let with = if chosen.settings.is_some() { " with settings of its own" } else { "" };
+            match slot::digest_of(chosen.choice) {
+                None => format!("as configured{with}"),
+                Some(digest) => {
+                    let module = books.modules.iter().find(|module| module.digest == digest);
+                    let name = module.map_or("?", |module| module.name.as_str());
+                    format!("{name} ({}){with}", digest.short())
+                }
             }
         };
         Shown {
@@ -155,7 +160,19 @@ impl Swap {
     }
 }
 
-fn of_policy(shown: Shown, policy: &Policy) -> Shown {
+fn of_member(shown: Shown, member: &Member, config: &PolicyConfig) -> Shown {
+    match &member.policy {
+        Some(policy) => of_policy(shown, policy, &member.chosen, config),
+        None => shown,
+    }
+}
+
+fn of_policy(shown: Shown, policy: &Policy, chosen: &Chosen, config: &PolicyConfig) -> Shown {
+    let origin = |key: &str| match &chosen.settings {
+        Some(settings) if settings.0.contains_key(key) => "set",
+        None if config.settings.0.contains_key(key) => "agent.toml",
+        _ => "default",
+    };
     let mut settings: Vec<SettingShown> = policy
         .settings
         .iter()
@@ -163,8 +180,12 @@ fn of_policy(shown: Shown, policy: &Policy) -> Shown {
             let table =
                 |known: &str| known.strip_suffix('*').is_some_and(|prefix| setting.key.starts_with(prefix));
             let known = policy.known.iter().find(|known| known.key == setting.key || table(&known.key));
-            let help = known.map_or_else(String::new, |known| known.help.clone());
-            SettingShown { key: setting.key.clone(), value: Some(spell(&setting.value)), help }
+            SettingShown {
+                key: setting.key.clone(),
+                value: Some(spell(&setting.value)),
+                help: known.map_or_else(String::new, |known| known.help.clone()),
+                origin: origin(&setting.key).to_owned(),
+            }
         })
         .collect();
     let empty = policy.known.iter().filter(|known| known.key.ends_with(".*"));
@@ -172,6 +193,7 @@ fn of_policy(shown: Shown, policy: &Policy) -> Shown {
         key: known.key.clone(),
         value: None,
         help: known.help.clone(),
+        origin: "default".to_owned(),
     }));
     Shown {
         settings,

@@ -20,6 +20,12 @@ pub const TRAP: &str = "(call $log (i32.const 2) (i32.const 16) (i32.const 6)) u
 /// Loops when nobody waits: `waiting` is the second argument, behind the 48 bytes of `context`.
 pub const LOOP_WHEN_NOBODY_WAITS: &str =
     "(if (i32.eqz (i32.load offset=52 (local.get 0))) (then (loop $again (br $again)))) (i32.const 64)";
+/// Lets the first of those who wait wait on: (request 0, wait "faulty"), a record of 28 bytes.
+pub const WAIT: &str = "(i32.store (i32.const 132) (i32.const 1)) (i32.store (i32.const 136) (i32.const 16)) \
+    (i32.store (i32.const 140) (i32.const 6)) (i32.store (i32.const 64) (i32.const 128)) \
+    (i32.store (i32.const 68) (i32.const 1)) (i32.const 64)";
+/// Calls itself until the stack is full.
+pub const RECURSE: &str = "(drop (call $order (local.get 0))) (i32.const 64)";
 /// Traps in its second call, if an instance is ever used twice.
 pub const ONCE_ONLY: &str =
     "(if (global.get $used) (then unreachable)) (global.set $used (i32.const 1)) (i32.const 64)";

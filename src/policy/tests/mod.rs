@@ -1,6 +1,6 @@
 //! The host with faulty guests: each fault is told apart, the twin answers, nothing else suffers.
 
-mod guests;
+pub(super) mod guests;
 mod swap;
 
 use std::sync::{Arc, Mutex};
@@ -336,9 +336,9 @@ async fn the_last_good_policy_answers_when_the_active_one_fails() {
     let Some(wasm) = &handle.host.wasm else { panic!("no sandbox") };
     let bad = slot::load(&wasm.sandbox, WorldKind::Scheduler, &bad.config.scheduler).unwrap().unwrap();
     let slot = handle.host.chain(WorldKind::Scheduler).next().unwrap();
-    let last_good = Some(slot.line().active.clone());
-    let active = Member { choice: Choice::Configured, policy: Some(Arc::new(bad)) };
-    slot.swap(Line { active, last_good });
+    let line = slot.line();
+    let active = Member::new(Chosen::CONFIGURED, Some(bad), &line.config);
+    slot.swap(Line { active, last_good: Some(line.active.clone()), ..(*line).clone() });
 
     let decided = handle.ask::<TestOrder>(question(1)).await;
     assert_eq!((decided.answer, decided.by.rung), (Ok(0), Rung::LastGood));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::questions::{self, GIB, ONE};
 use super::*;
-use crate::policy::swap::{self, Order as By, Swap, SwapError, Target};
+use crate::policy::swap::{self, Activation, Order as By, Outcome, Steps, Swap, SwapError, Target};
 use crate::policy::worlds::Place;
 use crate::store;
 
@@ -31,6 +31,8 @@ impl Node {
         config.threads = 2;
         config.deadline_ms = 20_000;
         config.scheduler.source = Source::Shipped;
+        // Tests of what fails want it to stay.
+        config.probation_decisions = 0;
         Self { dir, config }
     }
 
@@ -41,7 +43,7 @@ impl Node {
         let at_start = kept.clone();
         let policy =
             tokio::task::spawn_blocking(move || start_kept(config, at_start)).await.unwrap().unwrap();
-        let swap = Swap::new(policy.clone(), opened.handle.clone(), kept);
+        let swap = Swap::new(policy.clone(), opened.handle.clone(), kept, &self.config);
         Running { policy, swap, store: opened.handle }
     }
 
@@ -60,7 +62,16 @@ impl Running {
     }
 
     async fn activate(&self, digest: Digest) -> swap::Swapped {
-        self.swap.activate(Target::Pushed(digest.to_string()), None, by("a test")).await.unwrap()
+        self.activate_target(Target::Pushed(digest.to_string())).await.unwrap()
+    }
+
+    /// Whatever it would have decided otherwise.
+    async fn activate_target(&self, target: Target) -> Result<swap::Swapped, SwapError> {
+        let wanted = Activation { accept_diff: true, ..activation(target) };
+        match self.swap.activate(wanted, &Steps::default()).await? {
+            Outcome::Active(swapped) => Ok(swapped),
+            Outcome::Shadow(view) => panic!("{view:?}"),
+        }
     }
 
     async fn roll_back(&self) -> Result<swap::Swapped, SwapError> {
@@ -75,7 +86,11 @@ impl Running {
 }
 
 fn by(reason: &str) -> By {
-    By { uid: 1000, reason: Some(reason.to_owned()) }
+    By { uid: Some(1000), reason: Some(reason.to_owned()) }
+}
+
+fn activation(target: Target) -> Activation {
+    Activation { target, link: None, settings: None, accept_diff: false, shadow: false, order: by("a test") }
 }
 
 async fn place(policy: &Handle) -> (DecidedBy, u32) {
@@ -152,12 +167,12 @@ async fn a_module_is_kept_by_its_digest_and_pushing_it_twice_is_no_error() {
 
     let digits = first.module.digest.to_string();
     for text in [&digits[..6], &digits.to_uppercase()[..10], "last-core", &digits] {
-        let swapped = agent.swap.activate(Target::Pushed(text.into()), None, by("by name")).await.unwrap();
+        let swapped = agent.activate_target(Target::Pushed(text.into())).await.unwrap();
         assert_eq!(swapped.digest, Some(first.module.digest), "{text}");
     }
     let unknown = [(&digits[..5], "at least 6 digits"), ("000000", "was pushed"), ("nobody", "was pushed")];
     for (text, words) in unknown {
-        let error = agent.swap.activate(Target::Pushed(text.into()), None, by("")).await.unwrap_err();
+        let error = agent.activate_target(Target::Pushed(text.into())).await.unwrap_err();
         assert!(error.code() == "no-such-policy" && error.to_string().contains(words), "{error}");
     }
 }
@@ -173,7 +188,6 @@ async fn what_is_wrong_with_a_module_is_said_with_a_code_and_nothing_changes() {
         (vec![0; usize::try_from(swap::MODULE_BYTES).unwrap() + 1], "module-too-large"),
         (forbidden, "forbidden-import"),
         (wat::parse_str("(component)").unwrap(), "no-world"),
-        (guests::scheduler_that_refuses_settings(), "wrong-settings"),
         (guests::scheduler_of_version("0.3.0"), "other-interface-version"),
     ] {
         let error = agent.swap.push(bytes, None, 0).await.unwrap_err();
@@ -195,7 +209,9 @@ async fn settings_of_the_slot_are_given_to_what_is_pushed() {
     let spread = SettingValue::Text("spread".into());
     node.config.scheduler.settings = Settings(BTreeMap::from([("strategy".to_owned(), spread)]));
     let agent = node.start().await;
-    let error = agent.swap.push(last_core(), None, 0).await.unwrap_err();
+    let pushed = agent.swap.push(last_core(), None, 0).await.unwrap();
+    assert!(pushed.problem.unwrap().contains("`strategy` is unknown"), "told when it is pushed");
+    let error = agent.activate_target(Target::Pushed("last-core".into())).await.unwrap_err();
     assert!(
         error.code() == "wrong-settings" && error.to_string().contains("`strategy` is unknown"),
         "{error}"
@@ -219,7 +235,7 @@ async fn a_member_of_a_chain_has_to_be_named() {
     assert_eq!(agent.swap.push(module.clone(), None, 0).await.unwrap_err().code(), "which-link");
     let pushed = agent.swap.push(module, Some(1), 0).await.unwrap().module;
     let target = Target::Pushed(pushed.digest.to_string());
-    let swapped = agent.swap.activate(target, None, by("the second")).await.unwrap();
+    let swapped = agent.activate_target(target).await.unwrap();
     assert_eq!((swapped.link, swapped.name.as_str()), (1, "container-config"));
     let names: Vec<_> = agent.policy.list().into_iter().filter(|v| v.world == pushed.world).collect();
     assert_eq!((names[0].name.as_str(), names[1].name.as_str()), ("builtin", "container-config"));
@@ -242,7 +258,7 @@ async fn what_an_operator_activated_survives_a_restart_and_wins_over_the_configu
     assert_eq!(agent.asks().await, ("last-core".into(), Rung::LastGood, 3));
     agent.roll_back().await.unwrap();
     let configured = Target::Configured(SCHEDULER);
-    assert_eq!(agent.swap.activate(configured, None, by("")).await.unwrap().name, "scheduler");
+    assert_eq!(agent.activate_target(configured).await.unwrap().name, "scheduler");
     agent.stop().await;
 
     let agent = node.start().await;
@@ -274,7 +290,7 @@ async fn a_module_that_does_not_load_any_more_falls_back_and_is_told() {
     assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
     assert_eq!(agent.policy.problems().len(), 1);
     // Once somebody decides, what did not load is no matter any more.
-    agent.swap.activate(Target::Configured(SCHEDULER), None, by("")).await.unwrap();
+    agent.activate_target(Target::Configured(SCHEDULER)).await.unwrap();
     assert!(agent.policy.problems().is_empty());
     agent.stop().await;
 }
@@ -285,7 +301,7 @@ async fn a_demotion_holds_over_a_restart_until_an_operator_acts() {
     let agent = node.start().await;
     let bad = agent.push(&trapping()).await;
     agent.activate(bad).await;
-    let saves = tokio::spawn(agent.swap.clone().save_demotions());
+    let saves = tokio::spawn(agent.swap.clone().guard());
     for _ in 0..6 {
         assert_eq!(agent.asks().await, ("scheduler".into(), Rung::LastGood, 0));
     }
@@ -375,7 +391,8 @@ async fn placements_go_on_while_two_modules_alternate_and_none_mixes_them() {
     let journal = agent.policy.journal().unwrap();
     journal.settled().await;
     // The ring may have forgotten the oldest; each has a number.
-    let last = journal.read(&journal::Wanted { kernel: None, most: Some(1) }).unwrap().remove(0);
+    let last =
+        journal.read(&journal::Wanted { most: Some(1), ..journal::Wanted::default() }).unwrap().remove(0);
     let (written, dropped) = (last.seq, journal.dropped());
     assert_eq!(written + dropped, counts.values().sum::<u64>(), "{written} written, {dropped} dropped");
 }
