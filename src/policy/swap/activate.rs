@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{
-    Act, Choice, Chosen, Line, Member, Order, Policy, Report, Slot, Swap, SwapError, Swapped, Target,
+    Act, Choice, Chosen, Line, Member, Order, Report, Slot, Swap, SwapError, Swapped, Target,
     WorldKind, event, journal, member_of_chain, slot_of, swapped, told,
 };
 use crate::policy::config::{SettingValue, Settings};
