@@ -153,6 +153,7 @@ fn adjust() -> AdjustQuestion {
             hostname: "main1".to_owned(),
         },
         grants: vec![],
+        placed_by_chain: vec![],
     }
 }
 

@@ -1,32 +1,57 @@
 //! The host behind the handle: the slots, the threads, and one ask from the caller's side.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::bindings::types;
-use super::config::{Config, Source};
+use super::config::{Budgets, Config, Source};
 use super::error::{PolicyError, Problem};
 use super::guest::{Asked, Terms};
 use super::journal::{self, Journal, Made, Telling};
 use super::json::Jot as _;
-use super::ladder::{ALL_EDITS, Climb, Deadlines, Outcome, Step, Try};
+use super::ladder::{BUILTIN_TERMS, Climb, Deadlines, Outcome, Step, Try};
 use super::pool::Pool;
-use super::sandbox::{Budgets, Sandbox, clean};
+use super::sandbox::{Sandbox, clean};
 use super::shelf::Shelf;
 use super::slot::{BUILTIN, Loader, Slot};
-use super::{Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Rung, WORLDS, WorldKind};
+use super::{
+    Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Refusal, Rung, WORLDS, WorldKind,
+};
+use crate::ids::Digest;
+
+/// Contradictions that are remembered.
+const CONFLICTS: usize = 8;
+
+/// Two members of the chain that set the same thing differently.
+#[derive(Debug)]
+struct Conflict {
+    links: (usize, usize),
+    /// Who they were; it is no matter any more when one of them is replaced.
+    digests: [Option<Digest>; 2],
+    message: String,
+    kernels: u64,
+}
+
+impl Conflict {
+    fn told(&self) -> String {
+        format!(
+            "{}: {} kernel(s) were refused; give one of them other settings, or take it out of the chain",
+            self.message, self.kernels
+        )
+    }
+}
 
 /// Shared by all handles.
 #[derive(Debug)]
 pub(super) struct Host {
     node_name: String,
     facts: Vec<(String, String)>,
-    deadline: Duration,
-    bytes_in: usize,
+    /// Of worlds whose own section says nothing else.
+    budgets: Budgets,
     /// None: every world is built-in, there is no WebAssembly.
     pub wasm: Option<Wasm>,
     pub slots: Vec<Slot>,
@@ -34,6 +59,8 @@ pub(super) struct Host {
     pub journal: Option<Journal>,
     /// What an operator should know beside the slots' own problems.
     problems: Vec<String>,
+    /// Members of the chain that contradicted each other.
+    conflicts: Mutex<Vec<Conflict>>,
     /// Counts demotions, for whoever saves them.
     pub demotions: watch::Sender<u64>,
 }
@@ -67,7 +94,7 @@ impl Host {
         for world in WORLDS {
             for (link, policy) in config.chain(world).iter().enumerate() {
                 let row = kept.and_then(|kept| kept.row(world, link));
-                slots.push(Slot::start((world, link), policy, loader, row));
+                slots.push(Slot::start((world, link), policy, config.budgets(), loader, row));
             }
         }
         let mut problems = kept.map_or_else(Vec::new, |kept| kept.left_over(&slots));
@@ -90,12 +117,12 @@ impl Host {
         Ok(Self {
             node_name: config.node_name.clone(),
             facts: config.facts.clone(),
-            deadline: Duration::from_millis(config.deadline_ms),
-            bytes_in: config.bytes_in,
+            budgets: config.budgets(),
             wasm,
             slots,
             journal,
             problems,
+            conflicts: Mutex::default(),
             demotions: watch::Sender::new(0),
         })
     }
@@ -118,7 +145,18 @@ impl Host {
     pub fn problems(&self) -> Vec<String> {
         let of_slots = self.slots.iter().flat_map(Slot::problems);
         let journal = self.journal.as_ref().and_then(Journal::problem);
-        self.problems.iter().cloned().chain(of_slots).chain(journal).collect()
+        let mut conflicts = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+        conflicts.retain(|conflict| self.digests(conflict.links) == conflict.digests);
+        let of_chain = conflicts.iter().map(Conflict::told);
+        self.problems.iter().cloned().chain(of_slots).chain(of_chain).chain(journal).collect()
+    }
+
+    /// Who is active in two members of the chain.
+    fn digests(&self, links: (usize, usize)) -> [Option<Digest>; 2] {
+        [links.0, links.1].map(|link| {
+            let slot = self.chain(WorldKind::ContainerConfig).nth(link)?;
+            slot.line().active.policy.as_ref().map(|policy| policy.digest)
+        })
     }
 
     pub async fn ask<D: Asked>(
@@ -148,13 +186,75 @@ impl Host {
         self.finish::<D>(None, link, &climb, outcome, Purpose::Real)
     }
 
+    /// See [`super::Handle::overrule`].
+    pub fn overrule<D: Asked>(
+        &self,
+        purpose: Purpose,
+        link: usize,
+        question: D::Question,
+        by: DecidedBy,
+        problem: String,
+    ) -> Decided<D::Answer> {
+        let slot = self.chain(D::WORLD).nth(link);
+        let fault = PolicyFault {
+            policy: by.policy.clone(),
+            digest: by.digest,
+            fault: Fault::InvalidAnswer,
+            message: clean(&problem, 1 << 10),
+        };
+        // Taken again: what was replaced since has no record to keep it in.
+        let step = slot.and_then(|slot| {
+            let steps = Slot::steps(&slot.line());
+            steps.into_iter().find(|step| Some(step.policy.digest) == by.digest)
+        });
+        if let Some(step) = step {
+            self.failed::<D>(&step, &fault, true, Instant::now());
+        }
+        let climb = self.climb::<D>(slot, question);
+        let outcome = climb.twin(Vec::new());
+        let mut decided = self.finish::<D>(None, link, &climb, outcome, purpose);
+        decided.by.faults = by.faults.into_iter().chain([fault]).collect();
+        decided
+    }
+
+    /// See [`super::Handle::conflict`].
+    pub fn conflict<D: Asked>(
+        &self,
+        purpose: Purpose,
+        links: (usize, usize),
+        question: D::Question,
+        by: &DecidedBy,
+        refusal: &Refusal,
+    ) {
+        if purpose == Purpose::Real {
+            tracing::error!(first = links.0, second = links.1, "a kernel is refused: {}", refusal.message);
+            let digests = self.digests(links);
+            let mut conflicts = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+            let known =
+                conflicts.iter_mut().find(|known| known.links == links && known.message == refusal.message);
+            if let Some(known) = known {
+                known.kernels += 1;
+            } else if conflicts.len() < CONFLICTS {
+                let message = refusal.message.clone();
+                conflicts.push(Conflict { links, digests, message, kernels: 1 });
+            }
+        }
+        let climb = self.climb::<D>(self.chain(D::WORLD).nth(links.1), question);
+        let decided = Decided { answer: Err(refusal.clone()), by: by.clone(), granted: Arc::from([]) };
+        if let Some(journal) = &self.journal {
+            journal.tell(telling::<D>(&climb, None, &decided, links.1, purpose));
+        }
+    }
+
     fn climb<D: Asked>(&self, slot: Option<&Slot>, question: D::Question) -> Climb<D> {
         Climb {
-            deadlines: Deadlines { begun: Instant::now(), total: self.deadline },
+            deadlines: Deadlines {
+                begun: Instant::now(),
+                total: slot.map_or(self.budgets.deadline, |slot| slot.budgets.deadline),
+            },
             question: Arc::new(question),
             context: self.context(),
             twin_settings: slot.map_or_else(|| Arc::from([]), |slot| Arc::clone(&slot.twin_settings)),
-            bytes_in: self.bytes_in,
         }
     }
 
@@ -169,6 +269,15 @@ impl Host {
             seed: high ^ low.rotate_left(32),
             settings: Vec::new(),
             facts: self.facts.clone(),
+        }
+    }
+
+    /// A call came to nothing.
+    fn failed<D: Asked>(&self, step: &Step, fault: &PolicyFault, blame: bool, now: Instant) {
+        let demoted = step.policy.record.failed(fault, blame, now);
+        report::<D>(fault, demoted);
+        if demoted {
+            self.demotions.send_modify(|count| *count += 1);
         }
     }
 
@@ -193,11 +302,7 @@ impl Host {
                 None => by = Some(attempt.step),
                 Some(fault) => {
                     if attempt.step.demoted.is_none() {
-                        let demoted = record.failed(&fault, attempt.blame, now);
-                        report::<D>(&fault, demoted);
-                        if demoted {
-                            self.demotions.send_modify(|count| *count += 1);
-                        }
+                        self.failed::<D>(&attempt.step, &fault, attempt.blame, now);
                     }
                     faults.push(fault);
                 }
@@ -227,7 +332,8 @@ impl Host {
             micros: u64::try_from(climb.deadlines.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             note,
         };
-        let decided = Decided { answer, by: decided_by };
+        let granted = by.as_ref().map_or(&BUILTIN_TERMS.grants, |step| &step.policy.terms.grants);
+        let decided = Decided { answer, by: decided_by, granted: Arc::clone(granted) };
         if let Some(journal) = &self.journal {
             journal.tell(telling::<D>(climb, by, &decided, link, purpose));
         }
@@ -248,11 +354,12 @@ fn telling<D: Asked>(
     let (twin_settings, decided, time_ms) =
         (Arc::clone(&climb.twin_settings), decided.clone(), journal::now_ms());
     let record = move |seq| {
-        let (settings, grants) = match &by {
-            Some(step) => (step.policy.settings.clone(), step.policy.terms.grants.clone()),
-            None => (twin_settings.to_vec(), ALL_EDITS.map(str::to_owned).to_vec()),
+        let settings = match &by {
+            Some(step) => step.policy.settings.clone(),
+            None => twin_settings.to_vec(),
         };
-        let whole = D::tailored(&question, &Terms { grants, image_labels: vec!["*".to_owned()] });
+        let terms = Terms { grants: decided.granted, image_labels: BUILTIN_TERMS.image_labels.clone() };
+        let whole = D::tailored(&question, &terms);
         let made = Made {
             link,
             dry_run: purpose == Purpose::DryRun,
@@ -269,8 +376,7 @@ fn telling<D: Asked>(
 }
 
 pub(super) fn sandbox(config: &Config, calls: usize) -> Result<Sandbox, Problem> {
-    let budgets = Budgets { memory_bytes: config.memory_bytes, bytes_out: config.bytes_out };
-    Sandbox::new(budgets, calls).map_err(Problem::Sandbox)
+    Sandbox::new(config.budgets(), config.most_memory(), calls).map_err(Problem::Sandbox)
 }
 
 impl Wasm {

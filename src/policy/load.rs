@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use wasmtime::component::Component;
 
-use super::WorldKind;
 use super::bindings::types;
-use super::config::{PolicyConfig, Source};
+use super::config::{Budgets, PolicyConfig, Source};
 use super::error::Problem;
 use super::guest::{About, Guest, Pre, SettingInfo, Terms};
 use super::header::{self, MAX_MODULE_BYTES};
 use super::record::Record;
 use super::sandbox::{Sandbox, Stage, State, classify, clean};
 use super::settings;
+use super::worlds::grants;
+use super::{Fault, WorldKind};
 use crate::ids::Digest;
 
 /// For `describe` and for `check-settings` each; no kernel waits for them.
@@ -40,6 +41,7 @@ pub(super) struct Policy {
     /// Edits that it needs to be granted.
     pub needs: Vec<String>,
     pub terms: Terms,
+    pub budgets: Budgets,
     pub record: Record,
 }
 
@@ -82,12 +84,20 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 /// Checks, compiles and instantiates a component once, and asks what it says of itself.
 pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem> {
     let world = header::read(bytes)?;
-    let compile = |e: wasmtime::Error| Problem::Compile(clean(&format!("{e:#}"), 1 << 10));
+    let compile = |e: wasmtime::Error| {
+        let message = clean(&format!("{e:#}"), 1 << 10);
+        // wasmtime has no type for it; a test holds the text.
+        match message.contains("pooling allocator") || message.contains("exceeds the limit of") {
+            true => Problem::DoesNotFit(message),
+            false => Problem::Compile(message),
+        }
+    };
     let component = Component::from_binary(&sandbox.engine, bytes).map_err(compile)?;
     let link = |e: wasmtime::Error| Problem::Instantiate(clean(&format!("{e:#}"), 1 << 10));
     let pre =
         sandbox.linker.instantiate_pre(&component).and_then(|pre| Pre::new(world, pre)).map_err(link)?;
-    let about = once(sandbox, &pre, "describe", |guest, store| guest.describe(store))?;
+    let about =
+        once(sandbox, sandbox.budgets_at_most(), &pre, "describe", |guest, store| guest.describe(store))?;
     Ok(Module { world, about: presentable(about)?, digest: Digest::of(bytes), pre })
 }
 
@@ -101,14 +111,16 @@ impl Module {
     ) -> Result<Policy, Problem> {
         let settings =
             settings::complete(&self.about.settings, &config.settings).map_err(Problem::Settings)?;
-        let checked = once(sandbox, &self.pre, "check-settings", |guest, store| {
+        // Instantiated once with what a call of it may use: what does not fit is found here, not by a kernel.
+        let budgets = sandbox.budgets.with(config);
+        let checked = once(sandbox, budgets, &self.pre, "check-settings", |guest, store| {
             guest.check_settings(store, &settings)
         })?;
         if let Err(problems) = checked {
             let problems = problems.iter().take(20).map(|problem| clean(problem, SUMMARY_BYTES)).collect();
             return Err(Problem::Settings(problems));
         }
-        let grants = grants(&self.about.needs, config)?;
+        let grants = granted(&self.about.needs, config)?;
         Ok(Policy {
             name: self.about.name.into(),
             version: self.about.version,
@@ -119,7 +131,8 @@ impl Module {
             settings,
             known: self.about.settings,
             needs: self.about.needs,
-            terms: Terms { grants, image_labels: self.about.image_labels },
+            terms: Terms { grants: grants.into(), image_labels: self.about.image_labels },
+            budgets,
             record: Record::default(),
         })
     }
@@ -128,17 +141,22 @@ impl Module {
 /// One call of an instance of its own, with time enough.
 fn once<T>(
     sandbox: &Sandbox,
+    budgets: Budgets,
     pre: &Pre,
     function: &'static str,
     call: impl FnOnce(&Guest, &mut wasmtime::Store<State>) -> wasmtime::Result<T>,
 ) -> Result<T, Problem> {
     let _running = sandbox.clock.running();
-    let mut store = sandbox.store(&"loading".into(), Instant::now() + ABOUT_TIME);
-    let guest = pre
-        .instantiate(&mut store)
-        .map_err(|e| Problem::Instantiate(classify(Stage::Instantiate, &e, store.data()).1))?;
-    call(&guest, &mut store)
-        .map_err(|e| Problem::About { function, message: classify(Stage::Call, &e, store.data()).1 })
+    let mut store = sandbox.store(&"loading".into(), Instant::now() + ABOUT_TIME, budgets);
+    let guest =
+        pre.instantiate(&mut store).map_err(|e| match classify(Stage::Instantiate, &e, store.data()) {
+            (Fault::Memory, message) => Problem::DoesNotFit(message),
+            (_, message) => Problem::Instantiate(message),
+        })?;
+    call(&guest, &mut store).map_err(|e| match classify(Stage::Call, &e, store.data()) {
+        (Fault::Memory, message) => Problem::DoesNotFit(message),
+        (_, message) => Problem::About { function, message },
+    })
 }
 
 /// What a policy says of itself ends up in tables and logs.
@@ -164,15 +182,20 @@ fn presentable(about: About) -> Result<About, Problem> {
 }
 
 /// Two-sided: the policy says which edits it needs, the operator grants them. Our own is granted its needs.
-fn grants(needs: &[String], config: &PolicyConfig) -> Result<Vec<String>, Problem> {
+fn granted(needs: &[String], config: &PolicyConfig) -> Result<Vec<String>, Problem> {
+    let unknown = grants::unknown(needs);
+    if !unknown.is_empty() {
+        return Err(Problem::UnknownNeeds(unknown));
+    }
     if config.grants.is_empty() && config.source == Source::Shipped {
         return Ok(needs.to_vec());
     }
-    // `add-mount:/data/**` grants (a part of) `add-mount`; each mount is checked when it is made.
-    let kind = |grant: &str| grant.split(':').next().unwrap_or(grant).to_owned();
-    let missing: Vec<String> =
-        needs.iter().filter(|need| !config.grants.iter().any(|g| kind(g) == kind(need))).cloned().collect();
-    if missing.is_empty() { Ok(config.grants.clone()) } else { Err(Problem::NotGranted(missing)) }
+    let missing = grants::missing(needs, &config.grants);
+    if missing.is_empty() {
+        return Ok(grants::both(needs, &config.grants));
+    }
+    let all = config.grants.iter().chain(&missing).cloned().collect();
+    Err(Problem::NotGranted { missing, all })
 }
 
 #[cfg(test)]
@@ -183,11 +206,20 @@ mod tests {
     fn a_foreign_policy_gets_the_edits_it_needs_only_when_they_are_granted() {
         let needs = ["set-env".to_owned(), "add-mount".to_owned()];
         let mut config = PolicyConfig { source: Source::File("/p.wasm".into()), ..PolicyConfig::default() };
-        config.grants = vec!["add-mount:/data/**".to_owned()];
-        assert_eq!(grants(&needs, &config), Err(Problem::NotGranted(vec!["set-env".to_owned()])));
+        config.grants = vec!["add-mount:/data/**".to_owned(), "set-label".to_owned()];
+        let problem = granted(&needs, &config).unwrap_err();
+        assert_eq!(
+            problem.to_string(),
+            "it needs set-env, not granted: write grants = [\"add-mount:/data/**\", \"set-label\", \"set-env\"] for \
+             it in [policy.container-config]"
+        );
         config.grants.push("set-env".to_owned());
-        assert_eq!(grants(&needs, &config).as_ref(), Ok(&config.grants));
-        assert_eq!(grants(&needs, &PolicyConfig::default()), Ok(needs.to_vec()));
+        // No more than it says it needs.
+        let both = ["set-env".to_owned(), "add-mount:/data/**".to_owned()];
+        assert_eq!(granted(&needs, &config).as_deref(), Ok(&both[..]));
+        assert_eq!(granted(&needs, &PolicyConfig::default()), Ok(needs.to_vec()));
+        let newer = ["set-colour".to_owned()];
+        assert_eq!(granted(&newer, &config).unwrap_err().code(), "unknown-need");
     }
 
     #[test]

@@ -47,7 +47,7 @@ mod tests;
 mod weigh;
 pub mod worlds;
 
-pub use config::{Config, PolicyConfig, SettingValue, Settings, Source};
+pub use config::{Budgets, Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};
 use guest::Asked;
 use journal::Journal;
@@ -137,6 +137,19 @@ pub struct PolicyFault {
     pub message: String,
 }
 
+impl PolicyFault {
+    /// Whether another machine, or the same one later, might not have failed.
+    #[must_use]
+    pub fn depends_on_the_machine(&self) -> bool {
+        match self.fault {
+            Fault::Deadline | Fault::Memory | Fault::Busy => true,
+            // How much stack a function takes is the compiler's choice.
+            Fault::Trap => self.message.starts_with(sandbox::STACK_OVERFLOW),
+            Fault::Boundary | Fault::InvalidAnswer | Fault::Link => false,
+        }
+    }
+}
+
 /// Why a policy (or the built-in) says no.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -156,7 +169,12 @@ pub struct Decided<A> {
     pub answer: Result<A, Refusal>,
     /// Who gave it.
     pub by: DecidedBy,
+    /// The edits that they may make (`container-config`).
+    pub granted: Arc<[String]>,
 }
+
+/// Code of the refusal where two policies of the chain set the same thing differently.
+pub const CHAIN_CONFLICT: &str = "chain-conflict";
 
 /// One line of `berth policy list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -343,6 +361,33 @@ impl Handle {
         self.host.ask::<D>(link, question, purpose).await
     }
 
+    /// The built-in's answer in place of one that passed the checks and cannot be carried out: that counts as a
+    /// failure of the one who gave it.
+    #[must_use]
+    pub fn overrule<D: Asked>(
+        &self,
+        purpose: Purpose,
+        link: usize,
+        question: D::Question,
+        by: DecidedBy,
+        problem: String,
+    ) -> Decided<D::Answer> {
+        self.host.overrule::<D>(purpose, link, question, by, problem)
+    }
+
+    /// Takes down that two members of a chain contradict each other: `question` is what the second was asked, `by`
+    /// who it was, `refusal` what became of the kernel. Shown as a problem until one of the two is replaced.
+    pub fn conflict<D: Asked>(
+        &self,
+        purpose: Purpose,
+        links: (usize, usize),
+        question: D::Question,
+        by: &DecidedBy,
+        refusal: &Refusal,
+    ) {
+        self.host.conflict::<D>(purpose, links, question, by, refusal);
+    }
+
     /// The built-in's answer at once, on the calling thread. For the rest of a burst after one of its
     /// questions met the deadline (design §4), so that a slow policy does not delay each in turn.
     #[must_use]
@@ -368,7 +413,7 @@ impl Handle {
             let begun = std::time::Instant::now();
             for _ in 0..times {
                 let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-                let mut store = sandbox.store(&policy.name, until);
+                let mut store = sandbox.store(&policy.name, until, policy.budgets);
                 if policy.pre.instantiate(&mut store).is_err() {
                     return Ok(None);
                 }

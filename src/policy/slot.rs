@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::bindings::types;
-use super::config::{PolicyConfig, Source};
+use super::config::{Budgets, PolicyConfig, Source};
 use super::error::Problem;
 use super::ladder::Step;
 use super::load::{self, Policy};
@@ -24,6 +24,7 @@ pub(super) struct Slot {
     pub world: WorldKind,
     pub link: usize,
     pub config: PolicyConfig,
+    pub budgets: Budgets,
     /// What `[policy]` says, or what stands in for it.
     pub configured: Member,
     line: RwLock<Arc<Line>>,
@@ -144,6 +145,7 @@ impl Slot {
     pub fn start(
         (world, link): (WorldKind, usize),
         config: &PolicyConfig,
+        budgets: Budgets,
         loader: Loader<'_>,
         row: Option<&SlotRow>,
     ) -> Self {
@@ -175,6 +177,7 @@ impl Slot {
             world,
             link,
             config: config.clone(),
+            budgets: budgets.with(config),
             line: RwLock::new(Arc::new(Line { active: configured.clone(), last_good: None })),
             configured,
             builtin: Record::default(),

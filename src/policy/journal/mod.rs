@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
-use super::{DecidedBy, Fault, PolicyFault, Refusal, Rung, WorldKind};
+use super::{CHAIN_CONFLICT, DecidedBy, PolicyFault, Refusal, Rung, WorldKind};
 use crate::ids::Digest;
 
 pub mod phrase;
@@ -379,9 +379,9 @@ pub(super) struct Made {
 
 impl Made {
     pub fn entry(self, seq: u64) -> Entry {
-        let depends_on_the_machine =
-            |fault: &PolicyFault| matches!(fault.fault, Fault::Deadline | Fault::Memory | Fault::Busy);
-        let replayable = !self.by.faults.iter().any(depends_on_the_machine);
+        // What the chain made of two answers no single policy can say again.
+        let of_chain = self.answer.as_ref().is_err_and(|refusal| refusal.code == CHAIN_CONFLICT);
+        let replayable = !of_chain && !self.by.faults.iter().any(PolicyFault::depends_on_the_machine);
         let (answer, refusal) = match self.answer {
             Ok(answer) => (Some(answer), None),
             Err(refusal) => (None, Some(refusal)),

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use serde_json::json;
 
 use super::*;
+use crate::policy::Fault;
 use crate::policy::bindings::types;
 use crate::policy::json::Jot as _;
 use crate::policy::worlds::{Place, PlaceQuestion};

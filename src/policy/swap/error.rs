@@ -84,7 +84,7 @@ impl SwapError {
             Self::Module(Problem::Settings(_)) => {
                 "the policy gets the settings of its world's section in agent.toml: mend them and restart the agent"
             }
-            Self::Module(Problem::NotGranted(_)) => {
+            Self::Module(Problem::NotGranted { .. }) => {
                 "what is granted there holds for pushed policies too; restart the agent, then push again"
             }
             Self::Module(Problem::Read(_) | Problem::Damaged) => "push the module again",

@@ -176,7 +176,7 @@ fn of_policy(shown: Shown, policy: &Policy) -> Shown {
     Shown {
         settings,
         needs: policy.needs.clone(),
-        grants: policy.terms.grants.clone(),
+        grants: policy.terms.grants.to_vec(),
         image_labels: policy.terms.image_labels.clone(),
         ..shown
     }

@@ -75,8 +75,8 @@ impl journal::Told for TestOrder {
 }
 
 impl Asked for TestOrder {
-    fn weigh(question: &TestQuestion) -> usize {
-        Order::weigh(&question.inner)
+    fn weigh(question: &TestQuestion, terms: &guest::Terms) -> usize {
+        Order::weigh(&question.inner, terms)
     }
 
     fn call(
@@ -84,9 +84,10 @@ impl Asked for TestOrder {
         store: &mut wasmtime::Store<State>,
         ctx: &types::Context,
         question: &TestQuestion,
+        terms: &guest::Terms,
     ) -> wasmtime::Result<Result<Self::Raw, Refusal>> {
         question.threads.lock().unwrap().push(std::thread::current().name().unwrap_or("?").to_owned());
-        Order::call(guest, store, ctx, &question.inner)
+        Order::call(guest, store, ctx, &question.inner, terms)
     }
 }
 
@@ -445,7 +446,7 @@ fn a_configuration_out_of_range_is_refused() {
 fn labels_a_policy_did_not_ask_for_are_hidden_from_it() {
     let question = question(2).inner;
     let terms = |patterns: &[&str]| guest::Terms {
-        grants: vec![],
+        grants: Default::default(),
         image_labels: patterns.iter().map(|p| (*p).to_owned()).collect(),
     };
     assert!(Order::tailored(&question, &terms(&[])).waiting[1].image_labels.is_empty());
