@@ -1,6 +1,7 @@
 //! `berth policy`: who decides, and replacing them while kernels run.
 //!
-//! `swap`: push, activate, rollback; `show`: one policy; `journal`: what was decided.
+//! `swap`: push, activate, rollback; `show`: one policy; `journal`: what was decided;
+//! `trust`: signatures.
 
 use clap::Subcommand;
 
@@ -12,6 +13,7 @@ use crate::policy::{ModuleRow, PolicyView, WorldKind};
 mod journal;
 mod show;
 mod swap;
+mod trust;
 
 /// Show and replace the policies that make this node's decisions
 #[derive(Debug, clap::Args)]
@@ -28,6 +30,9 @@ enum PolicyCommand {
     Activate(swap::Activate),
     Rollback(swap::Rollback),
     Journal(journal::Journal),
+    Keygen(trust::Keygen),
+    Sign(trust::Sign),
+    Verify(trust::Verify),
 }
 
 /// List the active policy of each world, how often it was asked and how long it took
@@ -60,6 +65,9 @@ impl Policy {
             PolicyCommand::Activate(command) => command.run(context).await,
             PolicyCommand::Rollback(command) => command.run(context).await,
             PolicyCommand::Journal(command) => command.run(context).await,
+            PolicyCommand::Keygen(command) => command.run(context),
+            PolicyCommand::Sign(command) => command.run(context),
+            PolicyCommand::Verify(command) => command.run(context),
         }
     }
 }

@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::bindings::types;
+use super::trust::Trust;
 use super::worlds::grants;
 use super::{WORLDS, WorldKind};
 
@@ -67,6 +68,8 @@ pub struct Config {
     pub bytes_out: usize,
     /// Bytes that the journal of decisions takes on disk.
     pub journal_bytes: u64,
+    /// `[policy.trust]`: whose policies are taken.
+    pub trust: Trust,
     /// `[policy.slot-reporter]`.
     pub slot_reporter: PolicyConfig,
     /// `[policy.scheduler]`.
@@ -87,6 +90,7 @@ impl Default for Config {
             bytes_in: 4 << 20,
             bytes_out: 1 << 20,
             journal_bytes: 64 << 20,
+            trust: Trust::default(),
             slot_reporter: PolicyConfig::default(),
             scheduler: PolicyConfig::default(),
             container_config: vec![PolicyConfig::default()],
@@ -181,6 +185,7 @@ impl Config {
         }
         within("journal-bytes", self.journal_bytes, 1 << 20, 1 << 40);
         within("container-config (policies in the chain)", self.container_config.len() as u64, 1, 16);
+        problems.extend(self.trust.problems());
         for world in WORLDS {
             for policy in self.chain(world) {
                 let unknown = grants::unknown(&policy.grants);

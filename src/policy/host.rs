@@ -1,5 +1,6 @@
 //! The host behind the handle: the slots, the threads, and one ask from the caller's side.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -8,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::bindings::types;
+use super::cache::Cache;
 use super::config::{Budgets, Config, Source};
 use super::error::{PolicyError, Problem};
 use super::guest::{Asked, Terms};
@@ -15,6 +17,7 @@ use super::journal::{self, Journal, Made, Telling};
 use super::json::Jot as _;
 use super::ladder::{BUILTIN_TERMS, Climb, Deadlines, Outcome, Step, Try};
 use super::pool::Pool;
+use super::record::End;
 use super::sandbox::{Sandbox, clean};
 use super::shelf::Shelf;
 use super::slot::{BUILTIN, Loader, Slot};
@@ -84,7 +87,10 @@ impl Host {
             true => (None, None),
             // Beside the threads one that loads: at the start, later for `swap`, one at a time.
             false => match sandbox(config, config.threads + 1) {
-                Ok(sandbox) => (Some(Arc::new(sandbox)), None),
+                Ok(mut sandbox) => {
+                    sandbox.cache = kept.and_then(|kept| open_cache(&kept.cache));
+                    (Some(Arc::new(sandbox)), None)
+                }
                 Err(problem) => (None, Some(problem)),
             },
         };
@@ -295,9 +301,13 @@ impl Host {
         let mut faults = Vec::new();
         let mut by: Option<Step> = None;
         let asked_none = tries.is_empty();
+        let answered = if answer.is_ok() { End::Answered } else { End::Refused };
         for attempt in tries {
             let record = &attempt.step.policy.record;
-            record.asked(attempt.fault.is_none(), attempt.micros);
+            record.asked(
+                attempt.fault.as_ref().map_or(answered, |fault| End::Failed(fault.fault)),
+                attempt.micros,
+            );
             match attempt.fault {
                 None => by = Some(attempt.step),
                 Some(fault) => {
@@ -311,7 +321,7 @@ impl Host {
         if let Some(slot) = slot
             && asked_none
         {
-            slot.builtin.asked(true, twin_micros);
+            slot.builtin.asked(answered, twin_micros);
         }
         let (answer, note) = match answer {
             Ok((answer, note)) => (Ok(answer), note.map(|note| clean(&note, 1 << 10))),
@@ -375,8 +385,20 @@ fn telling<D: Asked>(
     Telling { only_changes: D::ONLY_CHANGES, record: Box::new(record) }
 }
 
+/// Without one everything is compiled each time.
+fn open_cache(dir: &Path) -> Option<Cache> {
+    Cache::open(dir)
+        .inspect_err(
+            |error| tracing::warn!(%error, "compiled policies are not kept: each start compiles them"),
+        )
+        .ok()
+}
+
 pub(super) fn sandbox(config: &Config, calls: usize) -> Result<Sandbox, Problem> {
-    Sandbox::new(config.budgets(), config.most_memory(), calls).map_err(Problem::Sandbox)
+    let mut sandbox =
+        Sandbox::new(config.budgets(), config.most_memory(), calls).map_err(Problem::Sandbox)?;
+    sandbox.trust = config.trust.clone();
+    Ok(sandbox)
 }
 
 impl Wasm {

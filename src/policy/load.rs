@@ -17,6 +17,8 @@ use super::header::{self, MAX_MODULE_BYTES};
 use super::record::Record;
 use super::sandbox::{Sandbox, Stage, State, classify, clean};
 use super::settings;
+use super::shipped;
+use super::trust::Signer;
 use super::worlds::grants;
 use super::{Fault, WorldKind};
 use crate::ids::Digest;
@@ -34,6 +36,8 @@ pub(super) struct Policy {
     pub digest: Digest,
     /// A path, or `shipped`.
     pub source: String,
+    /// Who signed it.
+    pub signer: Option<Signer>,
     pub pre: Pre,
     pub settings: Vec<types::Setting>,
     /// The settings that it knows.
@@ -59,6 +63,8 @@ pub(super) struct Module {
     pub world: WorldKind,
     pub about: About,
     pub digest: Digest,
+    /// Who signed it.
+    pub signer: Option<Signer>,
     pre: Pre,
 }
 
@@ -69,6 +75,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     let metadata = file.metadata().map_err(problem)?;
     if !metadata.is_file() {
         return Err(Problem::Read("it is not a regular file".to_owned()));
+    }
+    // Before anything of it is read.
+    if metadata.len() > MAX_MODULE_BYTES {
+        return Err(Problem::TooLarge { bytes: metadata.len(), limit: MAX_MODULE_BYTES });
     }
     let mut bytes = Vec::new();
     file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes).map_err(problem)?;
@@ -83,6 +93,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 
 /// Checks, compiles and instantiates a component once, and asks what it says of itself.
 pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem> {
+    let digest = Digest::of(bytes);
+    // What comes with berth is as good as berth.
+    let signer = if shipped::is_one(bytes) { None } else { sandbox.trust.judge(bytes)? };
     let world = header::read(bytes)?;
     let compile = |e: wasmtime::Error| {
         let message = clean(&format!("{e:#}"), 1 << 10);
@@ -92,13 +105,22 @@ pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem>
             false => Problem::Compile(message),
         }
     };
-    let component = Component::from_binary(&sandbox.engine, bytes).map_err(compile)?;
+    let component = match sandbox.cache.as_ref().and_then(|cache| cache.get(&sandbox.engine, digest)) {
+        Some(component) => component,
+        None => {
+            let component = Component::from_binary(&sandbox.engine, bytes).map_err(compile)?;
+            if let Some(cache) = &sandbox.cache {
+                cache.put(&sandbox.engine, digest, &component);
+            }
+            component
+        }
+    };
     let link = |e: wasmtime::Error| Problem::Instantiate(clean(&format!("{e:#}"), 1 << 10));
     let pre =
         sandbox.linker.instantiate_pre(&component).and_then(|pre| Pre::new(world, pre)).map_err(link)?;
     let about =
         once(sandbox, sandbox.budgets_at_most(), &pre, "describe", |guest, store| guest.describe(store))?;
-    Ok(Module { world, about: presentable(about)?, digest: Digest::of(bytes), pre })
+    Ok(Module { world, about: presentable(about)?, digest, signer, pre })
 }
 
 impl Module {
@@ -127,6 +149,7 @@ impl Module {
             summary: self.about.summary,
             digest: self.digest,
             source,
+            signer: self.signer,
             pre: self.pre,
             settings,
             known: self.about.settings,

@@ -9,12 +9,14 @@
 //!  Handle::ask ──queue──> ladder: active, last good, twin   ticks while a call is in flight
 //!       ^─────oneshot──── (sandbox: a fresh instance a call)
 //! ```
-//! Files in reading order: `config`, `header` and `load` (bytes to a policy), `sandbox` (wasmtime and the
+//! Files in reading order: `config`, `trust` (who vouches for a module), `header`, `cache` and `load` (bytes to a
+//! policy), `sandbox` (wasmtime and the
 //! budgets), `guest` (typed calls), `ladder` (one decision), `slot` (who is asked: one pointer each), `host` (one
 //! ask), `record` (what is remembered of a module), `journal` (what was decided), `swap` (push, activate, roll
 //! back while kernels run) with `rows` and `shelf` (what of it is on disk), `worlds` (questions, checks and
 //! twins; pure).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::Digest;
 
 pub mod bindings;
+mod cache;
 mod clock;
 mod config;
 mod error;
@@ -44,6 +47,7 @@ mod slot;
 pub mod swap;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 mod weigh;
 pub mod worlds;
 
@@ -98,6 +102,39 @@ pub enum Fault {
     Busy,
     /// It could not be instantiated.
     Link,
+}
+
+impl Fault {
+    /// Its stable code, as in JSON.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::Boundary => "boundary",
+            Self::Trap => "trap",
+            Self::InvalidAnswer => "invalid-answer",
+            Self::Busy => "busy",
+            Self::Link => "link",
+        }
+    }
+
+    /// What it means, for people.
+    #[must_use]
+    pub fn sentence(code: &str) -> &'static str {
+        match code {
+            "answered" => "its answer was taken",
+            "refused" => "it said no, as it may",
+            "deadline" => "its time was up (deadline-ms)",
+            "memory" => "it wanted more memory than it may have (memory-bytes)",
+            "boundary" => "question or answer had too many bytes (bytes-in, bytes-out)",
+            "trap" => "it crashed",
+            "invalid-answer" => "its answer was not possible",
+            "busy" => "no policy thread was free in time",
+            "link" => "it could not be instantiated",
+            _ => "",
+        }
+    }
 }
 
 /// Who decided something; kept with the kernel it was decided for and shown to people.
@@ -205,6 +242,12 @@ pub struct PolicyView {
     pub p99_micros: u64,
     /// The last failure, if any.
     pub last_fault: Option<PolicyFault>,
+    /// Who signed its module, if somebody did.
+    #[serde(default)]
+    pub signer: Option<trust::Signer>,
+    /// How many calls ended in which way: `answered`, `refused`, or the code of a [`Fault`].
+    #[serde(default)]
+    pub outcomes: BTreeMap<String, u64>,
     /// Why it is not asked any more, when it failed too often.
     #[serde(default)]
     pub demoted: Option<String>,
@@ -233,6 +276,8 @@ pub struct Kept {
     pub modules: PathBuf,
     /// The folder of the journal.
     pub journal: PathBuf,
+    /// The folder of compiled code.
+    pub cache: PathBuf,
     /// What of it could not be read, a sentence each.
     pub problems: Vec<String>,
 }
@@ -460,6 +505,17 @@ pub struct Checked {
     /// Edits that it needs to be granted.
     pub needs: Vec<String>,
 }
+
+/// The bytes of a module's file, if it is not too large to be one.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn read_module(path: &Path) -> Result<Vec<u8>, Problem> {
+    load::read(path)
+}
+
+/// The versions of the interface that this agent speaks.
+pub use header::WINDOW;
 
 /// Loads a policy's file as the agent would, without settings, and tells what it is.
 ///

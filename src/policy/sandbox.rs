@@ -1,4 +1,4 @@
-//! wasmtime, set up once: the engine, the one import, the three budgets of a call, and how a failed call
+//! wasmtime, set up once: the engine with what modules need to get into it, the one import, the three budgets of a call, and how a failed call
 //! is told apart (design §6; the figures behind the settings are in the notes beside the WIT).
 //!
 //! A call gets a fresh instance, so nothing of one call is seen by another. The wall clock is checked
@@ -17,8 +17,10 @@ use wasmtime::{
 
 use super::Fault;
 use super::bindings::{host, types};
+use super::cache::Cache;
 use super::clock::Clock;
 use super::config::Budgets;
+use super::trust::Trust;
 
 /// Core instances of one component: Python needs up to 40, Rust 4.
 const CORE_INSTANCES: u32 = 48;
@@ -37,6 +39,10 @@ pub(super) struct Sandbox {
     /// Where `[policy.<world>]` says nothing else.
     pub budgets: Budgets,
     most_memory: usize,
+    /// Whom modules must be signed by.
+    pub trust: Trust,
+    /// Code that was compiled before.
+    pub cache: Option<Cache>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -54,7 +60,7 @@ impl Sandbox {
             .and_then(|()| host::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state))
             .map_err(|e| format!("{e:#}"))?;
         let clock = Clock::start(engine.clone()).map_err(|e| format!("no thread for the clock: {e}"))?;
-        Ok(Self { engine, linker, clock, budgets, most_memory })
+        Ok(Self { engine, linker, clock, budgets, most_memory, trust: Trust::default(), cache: None })
     }
 
     /// For `describe`, which is asked before it is known whose section holds: no less than any policy may have.

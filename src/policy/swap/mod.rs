@@ -126,6 +126,11 @@ fn folders(state_dir: &Path) -> (PathBuf, PathBuf) {
     (state_dir.join("policies"), state_dir.join("journal"))
 }
 
+/// Where compiled code lies.
+fn cache_folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("policy-cache")
+}
+
 impl Kept {
     /// What an earlier agent process left; call it before [`super::start_kept`]. Rows that cannot be read are
     /// told by [`Handle::problems`], and are no more than that.
@@ -141,7 +146,7 @@ impl Kept {
             format!("what the state directory says of policy {} cannot be read: {}", row.key, row.problem)
         };
         let problems = aside.into_iter().chain(aside_modules).map(told).collect();
-        Ok(Self { rows, pushed, modules, journal, problems })
+        Ok(Self { rows, pushed, modules, journal, cache: cache_folder(state_dir), problems })
     }
 }
 

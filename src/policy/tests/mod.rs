@@ -1,6 +1,8 @@
 //! The host with faulty guests: each fault is told apart, the twin answers, nothing else suffers.
 
+mod chain;
 mod guests;
+mod limits;
 mod swap;
 
 use std::sync::{Arc, Mutex};
@@ -218,6 +220,11 @@ async fn a_trap_tells_where_and_the_last_words() {
     let bench = Bench::new(&guests::scheduler(guests::TRAP));
     check_fault(&bench, Fault::Trap, "`unreachable`").await;
     check_fault(&bench, Fault::Trap, "its last words: faulty").await;
+}
+
+#[tokio::test]
+async fn a_stack_overflow_is_a_trap_that_says_so() {
+    check_fault(&Bench::new(&guests::scheduler(guests::DEEP)), Fault::Trap, "its stack overflowed").await;
 }
 
 #[tokio::test]

@@ -207,6 +207,71 @@ async fn settings_of_the_slot_are_given_to_what_is_pushed() {
 }
 
 #[tokio::test]
+async fn a_signature_counts_when_it_is_pushed_and_after_a_restart() {
+    let mut node = Node::new();
+    let ops = trust::PrivateKey::new("ops", [1; 32]).unwrap();
+    node.config.trust = trust::Trust { required: true, keys: vec![ops.public()] };
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await.0, "scheduler", "what comes with berth needs none");
+    let error = agent.swap.push(last_core(), None, 0).await.unwrap_err();
+    assert!(error.code() == "unsigned" && error.to_string().contains("berth policy sign"), "{error}");
+    let digest = agent.push(&ops.sign(&last_core()).unwrap()).await;
+    agent.activate(digest).await;
+    let shown = agent.swap.show("scheduler", None).await.unwrap();
+    assert_eq!(shown[0].signer.clone().unwrap().name.as_deref(), Some("ops"));
+    agent.stop().await;
+
+    // The key is not trusted any more: the next start does without the policy, and says so.
+    node.config.trust.keys = vec![trust::PrivateKey::new("new", [2; 32]).unwrap().public()];
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
+    assert!(
+        agent.policy.problems()[0].contains("signed by a key that is not in"),
+        "{:?}",
+        agent.policy.problems()
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_cache_costs_time_and_nothing_else() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let digest = agent.push(&last_core()).await;
+    agent.activate(digest).await;
+    agent.stop().await;
+    let cache = node.dir.path().join("policy-cache");
+    let entries = || {
+        let entries = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.file_name().unwrap() != "secret").collect::<Vec<_>>()
+    };
+    // The shipped scheduler and what was pushed.
+    assert_eq!(entries().len(), 2);
+    for damage in ["cut", "changed", "foreign", "gone"] {
+        for path in entries() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            match damage {
+                "cut" => bytes.truncate(middle),
+                "changed" => bytes[middle] ^= 1,
+                // Compiled elsewhere: sealed with another secret.
+                "foreign" => std::fs::remove_file(cache.join("secret")).unwrap_or_default(),
+                _ => std::fs::remove_dir_all(&cache).unwrap_or_default(),
+            }
+            if cache.is_dir() {
+                std::fs::write(&path, bytes).unwrap();
+            } else {
+                break;
+            }
+        }
+        let agent = node.start().await;
+        assert_eq!(agent.asks().await, ("last-core".into(), Rung::Active, 3), "{damage}");
+        assert!(agent.policy.problems().is_empty());
+        agent.stop().await;
+        assert_eq!(entries().len(), 2, "{damage}: compiled again");
+    }
+}
+
+#[tokio::test]
 async fn a_member_of_a_chain_has_to_be_named() {
     let mut node = Node::new();
     node.config.container_config =

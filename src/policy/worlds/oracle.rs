@@ -282,7 +282,7 @@ fn is_path(text: &str) -> bool {
 fn is_target(text: &str) -> bool {
     let first_two: Vec<&str> = text.split('/').skip(1).take(2).collect();
     let agents = [["home", "config"], ["opt", "kernel"]].iter().any(|reserved| first_two == reserved);
-    let engines = ["proc", "sys", "dev"].contains(&first_two[0]);
+    let engines = first_two.first().is_some_and(|first| ["proc", "sys", "dev"].contains(first));
     is_path(text) && !["/", "/home", "/home/work", "/opt"].contains(&text) && !agents && !engines
 }
 
