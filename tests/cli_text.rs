@@ -56,14 +56,15 @@ fn the_help_teaches() {
         insta::assert_snapshot!(format!("berth-config-{command}"), help(&["config", command]));
     }
     insta::assert_snapshot!("berth-policy", help(&["policy"]));
-    for command in ["list", "show", "push", "activate", "rollback", "journal"] {
+    for command in ["list", "show", "push", "activate", "rollback", "journal", "keygen", "sign", "verify"] {
         insta::assert_snapshot!(format!("berth-policy-{command}"), help(&["policy", command]));
     }
 }
 
 #[test]
 fn no_help_is_wider_than_a_hundred_columns() {
-    let policy = ["list", "show", "push", "activate", "rollback", "journal"].map(|word| ["policy", word]);
+    let policy = ["list", "show", "push", "activate", "rollback", "journal", "keygen", "sign", "verify"]
+        .map(|word| ["policy", word]);
     let commands: [&[&str]; 10] = [
         &["serve"],
         &["run"],
@@ -98,7 +99,10 @@ fn the_version_is_one_line_and_more_when_asked() {
     let short = berth(&["--version"]);
     assert_eq!(String::from_utf8(short.stdout).unwrap(), format!("berth {}\n", env!("CARGO_PKG_VERSION")));
     let long = String::from_utf8(berth(&["--version", "-v"]).stdout).unwrap();
-    assert!(long.contains("\nwasmtime ") && long.contains("\npolicy interface berth:policy@"), "{long}");
+    assert!(
+        long.contains("\nwasmtime ") && long.contains("(takes policies for berth:policy@0.1.x)"),
+        "{long}"
+    );
 }
 
 /// What a command says, and how it exits.

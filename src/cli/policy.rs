@@ -14,6 +14,7 @@ mod journal;
 mod show;
 mod swap;
 mod trust;
+mod waiting;
 
 /// Show and replace the policies that make this node's decisions
 #[derive(Debug, clap::Args)]

@@ -7,6 +7,7 @@
 //! | `GET /v1/policies` | list of [`crate::policy::PolicyView`] |
 //! | `GET /v1/policies/modules` | list of [`crate::policy::ModuleRow`] |
 //! | `POST /v1/policies/modules?link=N` bytes | [`crate::policy::swap::Pushed`] |
+//! | `GET /v1/policies/loading` | [`crate::policy::Loading`], or null where none is being loaded |
 //! | `POST /v1/policies/activate` [`ActivateBody`] | [`crate::policy::swap::Swapped`] |
 //! | `POST /v1/policies/rollback` [`RollbackBody`] | [`crate::policy::swap::Swapped`] |
 //! | `GET /v1/policies/show?of=TEXT&link=N` | list of [`crate::policy::swap::Shown`] |

@@ -14,8 +14,8 @@ use super::api::ErrorBody;
 use super::handlers::{Agent, Answer, on_core};
 use super::peer::Caller;
 use super::policy_api::{ActivateBody, PushQuery, RollbackBody, ShowQuery};
-use crate::policy::ModuleRow;
 use crate::policy::swap::{MODULE_BYTES, Order, Pushed, Shown, Swapped};
+use crate::policy::{Loading, ModuleRow};
 
 /// The longest reason that is kept.
 const REASON_BYTES: usize = 400;
@@ -23,6 +23,7 @@ const REASON_BYTES: usize = 400;
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/v1/policies/modules", get(modules).post(push))
+        .route("/v1/policies/loading", get(loading))
         .route("/v1/policies/activate", post(activate))
         .route("/v1/policies/rollback", post(roll_back))
         .route("/v1/policies/show", get(show))
@@ -30,6 +31,10 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
 
 async fn modules(State(agent): Agent) -> Json<Vec<ModuleRow>> {
     Json(agent.rooms.swap.modules().await)
+}
+
+async fn loading(State(agent): Agent) -> Json<Option<Loading>> {
+    Json(agent.rooms.policy.loading())
 }
 
 async fn push(

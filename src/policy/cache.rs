@@ -303,8 +303,9 @@ mod tests {
         kept.cache().put(&kept.engine, kept.module, &kept.component);
         fs::remove_file(kept.entry().with_file_name(SECRET)).unwrap();
         assert!(!kept.is_used());
-        fs::set_permissions(kept.entry().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(Cache::open(kept.entry().parent().unwrap()).is_err(), "others can look into it");
+        let dir = kept.dir.path().join("policy-cache");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(Cache::open(&dir).is_err(), "others can look into it");
     }
 
     #[test]

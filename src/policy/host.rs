@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
@@ -252,8 +252,23 @@ impl Host {
         }
     }
 
-    fn climb<D: Asked>(&self, slot: Option<&Slot>, question: D::Question) -> Climb<D> {
-        Climb {
+    /// See [`super::Handle::time_calls`].
+    pub fn time_calls<D: Asked>(&self, question: D::Question, times: u64) -> Option<Duration> {
+        let (wasm, slot) = (self.wasm.as_ref()?, self.chain(D::WORLD).next()?);
+        let mut steps = Slot::steps(&slot.line());
+        steps.retain(|step| step.rung == Rung::Active);
+        let mut climb = Arc::unwrap_or_clone(self.climb::<D>(Some(slot), question));
+        let begun = Instant::now();
+        for _ in 0..times {
+            climb.deadlines.begun = Instant::now();
+            let outcome = climb.climb(&wasm.sandbox, steps.clone());
+            outcome.tries.last().filter(|attempt| attempt.fault.is_none())?;
+        }
+        Some(begun.elapsed())
+    }
+
+    fn climb<D: Asked>(&self, slot: Option<&Slot>, question: D::Question) -> Arc<Climb<D>> {
+        Arc::new(Climb {
             deadlines: Deadlines {
                 begun: Instant::now(),
                 total: slot.map_or(self.budgets.deadline, |slot| slot.budgets.deadline),
@@ -261,7 +276,7 @@ impl Host {
             question: Arc::new(question),
             context: self.context(),
             twin_settings: slot.map_or_else(|| Arc::from([]), |slot| Arc::clone(&slot.twin_settings)),
-        }
+        })
     }
 
     fn context(&self) -> types::Context {
@@ -292,7 +307,7 @@ impl Host {
         &self,
         slot: Option<&Slot>,
         link: usize,
-        climb: &Climb<D>,
+        climb: &Arc<Climb<D>>,
         outcome: Outcome<D::Answer>,
         purpose: Purpose,
     ) -> Decided<D::Answer> {
@@ -354,27 +369,26 @@ impl Host {
 /// What the journal's thread makes a record of: the question as a whole, with the settings and grants of the one
 /// who answered.
 fn telling<D: Asked>(
-    climb: &Climb<D>,
+    climb: &Arc<Climb<D>>,
     by: Option<Step>,
     decided: &Decided<D::Answer>,
     link: usize,
     purpose: Purpose,
 ) -> Telling {
-    let (question, context) = (Arc::clone(&climb.question), climb.context.clone());
-    let (twin_settings, decided, time_ms) =
-        (Arc::clone(&climb.twin_settings), decided.clone(), journal::now_ms());
+    let climb = Arc::clone(climb);
+    let (decided, time_ms) = (decided.clone(), journal::now_ms());
     let record = move |seq| {
         let settings = match &by {
             Some(step) => step.policy.settings.clone(),
-            None => twin_settings.to_vec(),
+            None => climb.twin_settings.to_vec(),
         };
         let terms = Terms { grants: decided.granted, image_labels: BUILTIN_TERMS.image_labels.clone() };
-        let whole = D::tailored(&question, &terms);
+        let whole = D::tailored(&climb.question, &terms);
         let made = Made {
             link,
             dry_run: purpose == Purpose::DryRun,
             by: decided.by,
-            context: types::Context { settings, ..context }.json(),
+            context: types::Context { settings, ..climb.context.clone() }.json(),
             kernels: D::kernels(&whole),
             question: D::question(&whole),
             answer: decided.answer.map(|answer| D::answer(&answer)),
@@ -402,12 +416,12 @@ pub(super) fn sandbox(config: &Config, calls: usize) -> Result<Sandbox, Problem>
 }
 
 impl Wasm {
-    async fn ask<D: Asked>(&self, climb: &Climb<D>, steps: Vec<Step>) -> Outcome<D::Answer> {
+    async fn ask<D: Asked>(&self, climb: &Arc<Climb<D>>, steps: Vec<Step>) -> Outcome<D::Answer> {
         let asker = climb.deadlines.asker();
         let (reply, mut answer) = oneshot::channel();
         let begun = Arc::new(AtomicBool::new(false));
         let job = {
-            let (climb, steps, begun) = (climb.clone(), steps.clone(), Arc::clone(&begun));
+            let (climb, steps, begun) = (Arc::clone(climb), steps.clone(), Arc::clone(&begun));
             let sandbox = Arc::clone(&self.sandbox);
             Box::new(move || {
                 // The asker is gone or has helped itself.

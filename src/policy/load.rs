@@ -18,6 +18,7 @@ use super::record::Record;
 use super::sandbox::{Sandbox, Stage, State, classify, clean};
 use super::settings;
 use super::shipped;
+use super::stage;
 use super::trust::Signer;
 use super::worlds::grants;
 use super::{Fault, WorldKind};
@@ -93,10 +94,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 
 /// Checks, compiles and instantiates a component once, and asks what it says of itself.
 pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem> {
+    let at = sandbox.stages.begin(stage::Stage::Checking);
     let digest = Digest::of(bytes);
     // What comes with berth is as good as berth.
     let signer = if shipped::is_one(bytes) { None } else { sandbox.trust.judge(bytes)? };
     let world = header::read(bytes)?;
+    at.next(stage::Stage::Compiling);
     let compile = |e: wasmtime::Error| {
         let message = clean(&format!("{e:#}"), 1 << 10);
         // wasmtime has no type for it; a test holds the text.
@@ -118,6 +121,7 @@ pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem>
     let link = |e: wasmtime::Error| Problem::Instantiate(clean(&format!("{e:#}"), 1 << 10));
     let pre =
         sandbox.linker.instantiate_pre(&component).and_then(|pre| Pre::new(world, pre)).map_err(link)?;
+    at.next(stage::Stage::Describing);
     let about =
         once(sandbox, sandbox.budgets_at_most(), &pre, "describe", |guest, store| guest.describe(store))?;
     Ok(Module { world, about: presentable(about)?, digest, signer, pre })
@@ -131,6 +135,7 @@ impl Module {
         config: &PolicyConfig,
         source: String,
     ) -> Result<Policy, Problem> {
+        let _at = sandbox.stages.begin(stage::Stage::Configuring);
         let settings =
             settings::complete(&self.about.settings, &config.settings).map_err(Problem::Settings)?;
         // Instantiated once with what a call of it may use: what does not fit is found here, not by a kernel.

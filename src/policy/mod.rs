@@ -44,6 +44,7 @@ mod settings;
 mod shelf;
 pub mod shipped;
 mod slot;
+mod stage;
 pub mod swap;
 #[cfg(test)]
 mod tests;
@@ -53,9 +54,10 @@ pub mod worlds;
 
 pub use config::{Budgets, Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};
-use guest::Asked;
+pub use guest::Asked;
 use journal::Journal;
 pub use rows::{Act, Choice, Event, ModuleRow, SlotRow};
+pub use stage::{Loading, Stage};
 
 /// Every world.
 const WORLDS: [WorldKind; 3] = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
@@ -468,10 +470,25 @@ impl Handle {
         timed.ok().flatten()
     }
 
+    /// How long it takes to ask the active policy of a world's first member, so many times one after another on a
+    /// thread of its own: everything that a policy thread does for a decision, without the way there and back. None
+    /// where the built-in is active, or a call comes to nothing. For benches.
+    #[must_use]
+    pub fn time_calls<D: Asked>(&self, question: &D::Question, times: u64) -> Option<std::time::Duration> {
+        let (host, question) = (Arc::clone(&self.host), question.clone());
+        on_a_thread(move || Ok(host.time_calls::<D>(question, times))).ok().flatten()
+    }
+
     /// One line per world and member of its chain.
     #[must_use]
     pub fn list(&self) -> Vec<PolicyView> {
         self.host.list()
+    }
+
+    /// What the module is at that is being loaded, if one is.
+    #[must_use]
+    pub fn loading(&self) -> Option<Loading> {
+        self.host.wasm.as_ref().and_then(|wasm| wasm.sandbox.stages.now())
     }
 
     /// What an operator should know: policies that did not load or were demoted, a sentence each.

@@ -20,6 +20,7 @@ use super::bindings::{host, types};
 use super::cache::Cache;
 use super::clock::Clock;
 use super::config::Budgets;
+use super::stage::Stages;
 use super::trust::Trust;
 
 /// Core instances of one component: Python needs up to 40, Rust 4.
@@ -43,6 +44,8 @@ pub(super) struct Sandbox {
     pub trust: Trust,
     /// Code that was compiled before.
     pub cache: Option<Cache>,
+    /// How far the module is that is being loaded.
+    pub stages: Stages,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -60,7 +63,16 @@ impl Sandbox {
             .and_then(|()| host::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state))
             .map_err(|e| format!("{e:#}"))?;
         let clock = Clock::start(engine.clone()).map_err(|e| format!("no thread for the clock: {e}"))?;
-        Ok(Self { engine, linker, clock, budgets, most_memory, trust: Trust::default(), cache: None })
+        Ok(Self {
+            engine,
+            linker,
+            clock,
+            budgets,
+            most_memory,
+            trust: Trust::default(),
+            cache: None,
+            stages: Stages::default(),
+        })
     }
 
     /// For `describe`, which is asked before it is known whose section holds: no less than any policy may have.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::waiting;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, world};
@@ -51,7 +52,8 @@ impl Push {
         let bytes = read(&self.file)?;
         let link = self.link.map_or(String::new(), |link| format!("?link={link}"));
         let path = format!("/v1/policies/modules{link}");
-        let pushed: Pushed = context.agent.hand(&path, bytes).await.map_err(|error| CliError {
+        let handed = waiting::shown(context, context.agent.hand(&path, bytes)).await;
+        let pushed: Pushed = handed.map_err(|error| CliError {
             message: format!("{}: {}", self.file.display(), error.message),
             ..error
         })?;
@@ -140,7 +142,8 @@ impl Activate {
             (None, policy) => Target::Pushed(policy.unwrap_or_default()),
         };
         let body = ActivateBody { target, link: self.link, reason: self.reason };
-        let swapped: Swapped = context.agent.post("/v1/policies/activate", Some(&body)).await?;
+        let swapped: Swapped =
+            waiting::shown(context, context.agent.post("/v1/policies/activate", Some(&body))).await?;
         self.output.print(&swapped, text)
     }
 }

@@ -145,3 +145,26 @@ async fn where_signatures_are_required_only_known_ones_load() {
     assert_eq!(handle.ask::<TestOrder>(question(1)).await.by.rung, Rung::Active);
     assert!(handle.problems().is_empty());
 }
+
+#[tokio::test]
+async fn a_question_waits_for_a_thread_within_its_own_deadline() {
+    let mut bench = Bench::new(&guests::scheduler(guests::LOOP_WHEN_NOBODY_WAITS));
+    bench.config.threads = 1;
+    bench.config.scheduler.deadline_ms = Some(1_000);
+    bench.config.slot_reporter.source = Source::Shipped;
+    let handle = bench.start();
+    let looping = question(0);
+    let begun = Arc::clone(&looping.threads);
+    let stuck = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.ask::<TestOrder>(looping).await }
+    });
+    while begun.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // The only thread is taken for half a second; the reporter's deadline is 20.
+    let report = worlds::ReportQuestion { inventory: questions::inventory(2, 0, 1) };
+    let waited = handle.ask::<worlds::Report>(report).await;
+    assert_eq!((waited.by.rung, waited.by.faults.len()), (Rung::Active, 0), "{:?}", waited.by);
+    assert_eq!(stuck.await.unwrap().by.faults[0].fault, Fault::Deadline);
+}

@@ -172,7 +172,7 @@ fn slot_is_right(question: &PlaceQuestion, raw: &scheduling::Placement, want: &t
         let wanted = u128::from(want.amount);
         let on_one = slot.kind == SlotKind::Unique || (whole && want.amount <= one_device);
         let found = if on_one { free.iter().any(|free| *free >= wanted) } else { true };
-        return want.amount % quantum == 0 && free.iter().sum::<u128>() >= wanted && found;
+        return want.amount.is_multiple_of(quantum) && free.iter().sum::<u128>() >= wanted && found;
     }
     let sum: u128 = shares.iter().map(|share| u128::from(share.amount)).sum();
     let devices: BTreeSet<u32> = shares.iter().map(|share| share.device).collect();
