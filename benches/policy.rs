@@ -1,17 +1,21 @@
-//! Decisions as the agent asks them: through the handle, to a policy thread and back, a fresh instance
-//! each; beside the same question answered by the built-in, and the time to instantiate the same component
-//! and drop it again, which no decision can be below. Prints the time of the call alone as well: on the
-//! policy thread, without the way there and back.
+//! What a decision by a policy costs, a fresh instance each, beside the same question answered by the built-in, and
+//! the time to instantiate the same component and drop it again, which no decision can be below.
 //!
-//! The sizes are those of the targets: 64 cores and 8 GPUs; 64 waiting; 40 variables and 20 mounts.
+//! * `call`: all that a policy thread does for a decision: lower the question into a fresh instance, call, lift, check;
+//! * `asked`: the same through the handle, with the way to the policy thread and back, as the agent asks;
+//! * `builtin`: the native twin through the handle, on the asking thread.
+//!
+//! The sizes are those of the targets: 64 cores and 8 GPUs; 64 waiting; 40 variables and 20 mounts. First it prints
+//! the ratios that the targets are about, taken by turns in this one run, and how a call grows with the devices.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use berth::policy::bindings::{configuring, reporting, scheduling, types};
 use berth::policy::worlds::{
     Adjust, AdjustQuestion, Order, OrderQuestion, Place, PlaceQuestion, Report, ReportQuestion,
 };
-use berth::policy::{self, Config, Handle, Rung, WorldKind};
+use berth::policy::{self, Asked, Config, Handle, Kept, Rung, WorldKind};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const MICRO: u64 = 1_000_000;
@@ -34,7 +38,8 @@ fn models() -> Vec<types::DeviceModel> {
     ]
 }
 
-fn devices() -> Vec<types::Device> {
+/// So many cores on two NUMA nodes, the memory, and so many GPUs.
+fn devices(cores: u32, gpus: u32) -> Vec<types::Device> {
     let device = |model, number: u32, numa_node| types::Device {
         model,
         number,
@@ -45,12 +50,13 @@ fn devices() -> Vec<types::Device> {
         fault: None,
         in_use: 0,
     };
-    let cores = (0..64).map(|number| device(0, number, Some(number / 32)));
-    let gpus = (0..8).map(|number| device(2, number, Some(number / 4)));
+    let half = |number, all: u32| Some(number / all.div_ceil(2));
+    let cores = (0..cores).map(|number| device(0, number, half(number, cores)));
+    let gpus = (0..gpus).map(|number| device(2, number, half(number, gpus)));
     cores.chain([device(1, 0, None)]).chain(gpus).collect()
 }
 
-fn node() -> types::Node {
+fn node(cores: u32, gpus: u32) -> types::Node {
     let slot = |name: &str, kind, quantum| types::Slot {
         name: name.to_owned(),
         kind,
@@ -59,7 +65,7 @@ fn node() -> types::Node {
     };
     types::Node {
         models: models(),
-        devices: devices(),
+        devices: devices(cores, gpus),
         slots: vec![
             slot("cpu", types::SlotKind::Count, MICRO),
             slot("mem", types::SlotKind::Bytes, 1),
@@ -92,14 +98,14 @@ fn request(number: usize) -> types::KernelRequest {
     }
 }
 
-fn report() -> ReportQuestion {
+fn report(cores: u32, gpus: u32) -> ReportQuestion {
     ReportQuestion {
-        inventory: reporting::Inventory { models: models(), devices: devices(), reserved: vec![] },
+        inventory: reporting::Inventory { models: models(), devices: devices(cores, gpus), reserved: vec![] },
     }
 }
 
-fn place() -> PlaceQuestion {
-    let node = node();
+fn place(cores: u32, gpus: u32) -> PlaceQuestion {
+    let node = node(cores, gpus);
     let stock = |(index, device): (usize, &types::Device)| {
         let free = node.models[device.model as usize].capacity;
         // Model and slot have the same number here.
@@ -121,7 +127,7 @@ fn order() -> OrderQuestion {
         memory_free: 64 << 30,
         tallies: vec![],
     };
-    OrderQuestion { waiting: (0..64).map(request).collect(), node: node(), load }
+    OrderQuestion { waiting: (0..64).map(request).collect(), node: node(64, 8), load }
 }
 
 fn adjust() -> AdjustQuestion {
@@ -135,7 +141,7 @@ fn adjust() -> AdjustQuestion {
         target: format!("/home/work/{n}"),
         read_only: n.is_multiple_of(2),
     };
-    let mut node = node();
+    let mut node = node(64, 8);
     node.devices.truncate(4);
     AdjustQuestion {
         request: request(0),
@@ -153,29 +159,81 @@ fn adjust() -> AdjustQuestion {
             hostname: "main1".to_owned(),
         },
         grants: vec![],
+        placed_by_chain: vec![],
     }
+}
+
+/// Rounds of which the median counts.
+const ROUNDS: usize = 31;
+/// Calls in a round.
+const CALLS: u64 = 200;
+
+/// The median time of one, in microseconds; none where it cannot be had.
+fn micros(mut round: impl FnMut() -> Option<Duration>) -> Option<f64> {
+    let mut times: Vec<Duration> = (0..ROUNDS).map(|_| round()).collect::<Option<_>>()?;
+    times.sort_unstable();
+    Some(times[ROUNDS / 2].as_secs_f64() * 1e6 / CALLS as f64)
+}
+
+/// A call against instantiating and dropping the same component, by turns.
+fn print_ratio<D: Asked>(shipped: &Handle, question: &D::Question, target: Option<f64>) {
+    let (mut calls, mut least) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        calls.push(shipped.time_calls::<D>(question, CALLS));
+        least.push(shipped.time_instantiations(D::WORLD, CALLS));
+    }
+    let mut calls = calls.into_iter();
+    let mut least = least.into_iter();
+    let (call, least) = (micros(|| calls.next().flatten()), micros(|| least.next().flatten()));
+    let (Some(call), Some(least)) = (call, least) else {
+        return println!("{}: not measured, another rung than the shipped policy answered", D::FUNCTION);
+    };
+    let target = target.map_or(String::new(), |target| format!(" (target {target} x)"));
+    let ratio = call / least;
+    println!("{}: call {call:.1} us, instantiate and drop {least:.1} us: {ratio:.2} x{target}", D::FUNCTION);
+}
+
+/// The same question about more and more devices.
+fn print_growth<D: Asked>(shipped: &Handle, question: impl Fn(u32) -> D::Question) {
+    let times: Vec<String> = [8, 64, 512]
+        .into_iter()
+        .map(|devices| {
+            let question = question(devices);
+            let time = micros(|| shipped.time_calls::<D>(&question, CALLS));
+            time.map_or_else(|| "?".to_owned(), |time| format!("{devices} devices {time:.1} us"))
+        })
+        .collect();
+    println!("{}: {}", D::FUNCTION, times.join(", "));
 }
 
 /// One decision by the shipped policy and by the built-in; not timed where another rung than the shipped
 /// policy's answers, since that would be a figure for something else.
 macro_rules! decide {
-    ($criterion:expr, $runtime:expr, $shipped:expr, $decision:ty, $question:expr, $name:literal) => {{
-        let first = $runtime.block_on($shipped.ask::<$decision>($question));
+    ($criterion:expr, $runtime:expr, $shipped:expr, $journal:expr, $decision:ty, $question:expr, $name:literal) => {{
+        let question = $question;
+        let first = $runtime.block_on($shipped.ask::<$decision>(question.clone()));
         if first.by.rung == Rung::Active {
-            $criterion.bench_function(concat!($name, "/shipped"), |b| {
-                b.iter_batched(
-                    || $question,
-                    |question| $runtime.block_on($shipped.ask::<$decision>(black_box(question))),
-                    criterion::BatchSize::SmallInput,
-                );
+            $criterion.bench_function(concat!($name, "/call"), |b| {
+                b.iter_custom(|times| $shipped.time_calls::<$decision>(&question, times).unwrap_or_default());
             });
+            for (handle, name) in
+                [($shipped, concat!($name, "/asked")), ($journal, concat!($name, "/asked, journal"))]
+            {
+                $criterion.bench_function(name, |b| {
+                    b.iter_batched(
+                        || question.clone(),
+                        |question| $runtime.block_on(handle.ask::<$decision>(black_box(question))),
+                        criterion::BatchSize::SmallInput,
+                    );
+                });
+            }
         } else {
-            eprintln!(concat!($name, "/shipped skipped: {:?}"), first.by.faults);
+            eprintln!(concat!($name, " skipped: {:?}"), first.by.faults);
         }
         let builtin = Handle::builtin();
         $criterion.bench_function(concat!($name, "/builtin"), |b| {
             b.iter_batched(
-                || $question,
+                || question.clone(),
                 |question| builtin.ask_builtin::<$decision>(black_box(question)),
                 criterion::BatchSize::SmallInput,
             );
@@ -188,21 +246,38 @@ fn decisions(criterion: &mut Criterion) {
         eprintln!("skipped: no runtime");
         return;
     };
-    let shipped = match policy::start(Config { node_name: "bench".to_owned(), ..Config::default() }) {
-        Ok(handle) => handle,
-        Err(error) => {
+    let config = Config { node_name: "bench".to_owned(), ..Config::default() };
+    let Ok(dir) = tempfile::tempdir() else {
+        eprintln!("skipped: no folder for a journal");
+        return;
+    };
+    let kept = Kept {
+        rows: vec![],
+        pushed: vec![],
+        modules: dir.path().join("policies"),
+        journal: dir.path().join("journal"),
+        cache: dir.path().join("cache"),
+        problems: vec![],
+    };
+    let (shipped, journal) = match (policy::start(config.clone()), policy::start_kept(config, kept)) {
+        (Ok(shipped), Ok(journal)) => (shipped, journal),
+        (Err(error), _) | (_, Err(error)) => {
             eprintln!("skipped: {error}");
             return;
         }
     };
+    print_ratio::<Report>(&shipped, &report(64, 8), Some(3.0));
+    print_ratio::<Place>(&shipped, &place(64, 8), Some(4.0));
+    print_ratio::<Adjust>(&shipped, &adjust(), Some(4.0));
+    print_ratio::<Order>(&shipped, &order(), None);
+    print_growth::<Report>(&shipped, |devices| report(devices, 0));
+    print_growth::<Place>(&shipped, |devices| place(devices, 0));
     instantiate_and_drop(criterion, &shipped);
-    decide!(criterion, runtime, shipped, Report, report(), "report");
-    decide!(criterion, runtime, shipped, Place, place(), "place");
-    print_call_alone(&shipped, WorldKind::Scheduler, "place alone");
-    decide!(criterion, runtime, shipped, Order, order(), "order");
-    decide!(criterion, runtime, shipped, Adjust, adjust(), "adjust");
-    print_call_alone(&shipped, WorldKind::SlotReporter, "report alone");
-    print_call_alone(&shipped, WorldKind::ContainerConfig, "adjust alone");
+    let (shipped, journal) = (&shipped, &journal);
+    decide!(criterion, runtime, shipped, journal, Report, report(64, 8), "report");
+    decide!(criterion, runtime, shipped, journal, Place, place(64, 8), "place");
+    decide!(criterion, runtime, shipped, journal, Order, order(), "order");
+    decide!(criterion, runtime, shipped, journal, Adjust, adjust(), "adjust");
 }
 
 /// What no decision of that world can be below.
@@ -215,13 +290,6 @@ fn instantiate_and_drop(criterion: &mut Criterion, handle: &Handle) {
         criterion.bench_function(&format!("{world}/instantiate-and-drop"), |b| {
             b.iter_custom(|times| handle.time_instantiations(world, times).unwrap_or_default());
         });
-    }
-}
-
-/// Instantiate, call, check and drop on the policy thread, as `berth policy list` shows it.
-fn print_call_alone(handle: &Handle, world: WorldKind, what: &str) {
-    for view in handle.list().iter().filter(|view| view.world == world && view.digest.is_some()) {
-        println!("{what}: p50 {} us, p99 {} us of the last thousand", view.p50_micros, view.p99_micros);
     }
 }
 

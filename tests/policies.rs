@@ -89,8 +89,8 @@ fn mistakes_are_one_line_with_a_code_and_the_next_step() {
     std::fs::write(&native, b"\x7fELF\x02\x01\x01").unwrap();
     agent.refuses(&["policy", "push", native.to_str().unwrap()], &["native file", "(precompiled)"]);
     let large = agent.path("large.wasm");
-    std::fs::File::create(&large).unwrap().set_len((64 << 20) + 1).unwrap();
-    agent.refuses(&["policy", "push", large.to_str().unwrap()], &["67108865 bytes", "(module-too-large)"]);
+    std::fs::File::create(&large).unwrap().set_len(200 << 20).unwrap();
+    agent.refuses(&["policy", "push", large.to_str().unwrap()], &["209715200 bytes", "(module-too-large)"]);
     agent.refuses(&["policy", "push", "--link", "2", &last_core()], &["one policy", "(no-such-link)"]);
     agent.refuses(&["policy", "activate", "00000000"], &["\"00000000\" was pushed", "(no-such-policy)"]);
     agent.refuses(&["policy", "show", "nobody"], &["(no-such-policy)"]);
@@ -206,4 +206,139 @@ fn a_module_that_fails_its_own_fixtures_is_refused_and_one_that_passes_can_be_lo
         assert_eq!((&shown["digest"], &shown["cases"]), (&pushed["module"]["digest"], &1.into()), "{shown}");
     }
     agent.refuses(&["policy", "inspect", "abcdef"], &["no policy called \"abcdef\"", "(no-such-policy)"]);
+}
+
+#[test]
+fn two_policies_of_the_chain_that_contradict_each_other_are_named_everywhere() {
+    let agent = Agent::with(
+        "[policy]\ndeadline-ms = 20000\nprobation-decisions = 0\n\
+         [[policy.container-config]]\nsettings = { pids-limit = 100 }\n\
+         [[policy.container-config]]\nsettings = { pids-limit = 200 }",
+    );
+    let conflict =
+        "policies container-config (link 0) and container-config (link 1) both set pids-limit, differently";
+    agent.refuses(&["create", "--dry-run", "--cpus", "1"], &[conflict, "(chain-conflict)"]);
+    let status = agent.ok(&["status", "-o", "json"]);
+    assert!(!status.contains("both set pids-limit"), "tried only: {status}");
+    let journal = agent.ok(&["policy", "journal", "-o", "json"]);
+    let records: Vec<Value> = journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = records.iter().find(|record| record["refusal"]["code"] == "chain-conflict").unwrap();
+    assert_eq!(
+        (&told["link"], &told["replayable"], &told["dry-run"]),
+        (&1.into(), &false.into(), &true.into())
+    );
+    if runner().is_none() {
+        println!("the rest is skipped: this build has no static runner (cargo xtask build)");
+        return;
+    }
+    let output = agent.output(&["create", "--name", "k1", "--cpus", "1"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains(conflict) && said.contains("chain-conflict"), "{said}");
+    let output = agent.output(&["status", "-o", "json"]);
+    let status = String::from_utf8(output.stdout).unwrap();
+    assert!(status.contains(&format!("{conflict}: 1 kernel(s) were refused")), "{status}");
+    let journal = agent.ok(&["policy", "journal", "-o", "json"]);
+    let last: Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
+    assert_eq!(last["refusal"]["code"], "chain-conflict", "{last}");
+    let why = agent.ok(&["why", last["kernels"][0].as_str().unwrap()]);
+    assert!(
+        why.contains("Its container was not made: the container-config") && why.contains(conflict),
+        "{why}"
+    );
+}
+
+#[test]
+fn two_policies_of_the_chain_that_say_the_same_are_fine() {
+    let agent = Agent::with(
+        "[policy]\ndeadline-ms = 20000\nprobation-decisions = 0\n\
+         [[policy.container-config]]\nsettings = { mounts = [\"/usr:/mnt/usr:ro\"] }\n\
+         [[policy.container-config]]\nsettings = { mounts = [\"/usr:/mnt/usr:ro\"] }",
+    );
+    let plan = agent.json(&["create", "--dry-run", "--cpus", "1"]);
+    let mounts = plan["mounts"].as_array().unwrap().iter();
+    assert_eq!(mounts.filter(|mount| mount["target"] == "/mnt/usr").count(), 1, "{plan}");
+    assert_eq!(plan["decisions"].as_array().unwrap().len(), 3, "{plan}");
+}
+
+#[test]
+fn a_mount_that_leads_out_of_what_is_granted_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().canonicalize().unwrap().join(name).display().to_string();
+    std::fs::create_dir(at("data")).unwrap();
+    std::fs::create_dir(at("secret")).unwrap();
+    std::os::unix::fs::symlink(at("secret"), at("data/out")).unwrap();
+    let module = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/dist/container-config.wasm");
+    let grants = format!(
+        r#"["set-env", "set-pids-limit", "set-shm-size", "set-oom-score", "add-mount:{}/**"]"#,
+        at("data")
+    );
+    let agent = Agent::with(&format!(
+        "[policy]\ndeadline-ms = 20000\nprobation-decisions = 0\n[policy.container-config]\nsource = {module:?}\ngrants = {grants}\n\
+         settings = {{ mounts = [\"{}:/mnt/x:ro\"] }}",
+        at("data/out")
+    ));
+    let plan = agent.json(&["create", "--dry-run", "--cpus", "1"]);
+    let decision =
+        plan["decisions"].as_array().unwrap().iter().find(|by| by["function"] == "adjust").unwrap();
+    assert_eq!(
+        (&decision["policy"], &decision["faults"][0]["fault"]),
+        (&"builtin".into(), &"invalid-answer".into())
+    );
+    let told = decision["faults"][0]["message"].as_str().unwrap();
+    assert!(told.contains(&format!("which is {} and not granted", at("secret"))), "{told}");
+    let mounts = plan["mounts"].as_array().unwrap();
+    assert!(mounts.iter().all(|mount| mount["target"] != "/mnt/x"), "{plan}");
+}
+
+/// A command that needs no agent.
+fn berth(words: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(words)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_signed_module_is_verified_pushed_and_shown_with_its_signer() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::copy(last_core(), at("p.wasm")).unwrap();
+    let (status, public, _) = berth(&["policy", "keygen", &at("ops.key")]);
+    let public = public.trim();
+    assert!(status == Some(0) && public.starts_with("ops:"), "{public}");
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(std::fs::metadata(at("ops.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    let (status, _, said) = berth(&["policy", "keygen", &at("ops.key")]);
+    assert!(status == Some(1) && said.contains("not there yet"), "{said}");
+
+    let verify = |keys: &str| berth(&["policy", "verify", &at("p.wasm"), "--keys", keys]);
+    let (status, _, said) = verify(public);
+    assert!(status == Some(1) && said.contains("it is not signed") && said.contains("(unsigned)"), "{said}");
+    let agent = Agent::with(&format!(
+        "[policy]\ndeadline-ms = 20000\nprobation-decisions = 0\n[policy.trust]\nrequired = true\nkeys = [{public:?}]"
+    ));
+    agent.refuses(&["policy", "push", &at("p.wasm")], &["is not signed", "(unsigned)"]);
+    let (status, said, _) = berth(&["policy", "sign", &at("p.wasm"), "--key", &at("ops.key")]);
+    assert!(status == Some(0) && said.contains("is signed by ops:"), "{said}");
+    let (status, said, _) = verify(public);
+    assert!(status == Some(0) && said.contains("signed by ops ("), "{said}");
+    agent.ok(&["policy", "push", "--activate", &at("p.wasm")]);
+    let shown = agent.ok(&["policy", "show", "scheduler"]);
+    assert!(shown.contains("signed by    ops ("), "{shown}");
+    assert_eq!(agent.json(&["policy", "list"])[1]["signer"]["name"], "ops");
+
+    // By somebody else, and changed after it was signed.
+    let (_, other, _) = berth(&["policy", "keygen", "--name", "other", &at("o.key")]);
+    let (status, _, said) = verify(other.trim());
+    assert!(status == Some(1) && said.contains("(unknown-signer)"), "{said}");
+    let mut bytes = std::fs::read(at("p.wasm")).unwrap();
+    let at_name = bytes.windows(9).position(|text| text == b"last-core").unwrap();
+    bytes[at_name] = b'L';
+    std::fs::write(at("p.wasm"), bytes).unwrap();
+    let (status, _, said) = verify(public);
+    assert!(status == Some(1) && said.contains("(bad-signature)"), "{said}");
+    agent.refuses(&["policy", "push", &at("p.wasm")], &["(bad-signature)"]);
 }

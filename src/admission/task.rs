@@ -339,7 +339,7 @@ impl<A: Ask> Task<A> {
         if pending.reply.is_closed() {
             return;
         }
-        let Decided { answer, by } = decided;
+        let Decided { answer, by, .. } = decided;
         let shares = match answer {
             Ok(shares) => shares,
             Err(refusal) => {
@@ -426,7 +426,7 @@ impl<A: Ask> Task<A> {
 
     fn finish_ordering(&mut self, decided: OrderAnswer) {
         let Some(Ordering { asked, .. }) = self.ordering.take() else { return };
-        let Decided { answer, by } = decided;
+        let Decided { answer, by, .. } = decided;
         let verdicts: Vec<(Number, Verdict<Refusal>)> = match answer {
             Ok(decisions) => decisions.into_iter().filter_map(|decision| verdict(&asked, decision)).collect(),
             // `order` cannot refuse as a whole; should a host say so, starts go by arrival.

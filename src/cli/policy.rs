@@ -1,8 +1,8 @@
 //! `berth policy`: who decides, and replacing them while kernels run.
 //!
 //! `swap`: push, activate, rollback; `settings`: set; `shadow`: who watches; `show`: one policy; `journal`: what was
-//! decided; `replay`: decide it again. `steps`: answers that take a while. `author`, `test`, `bench`, `inspect`,
-//! `dev`: what those who write policies need, without an agent.
+//! decided; `replay`: decide it again. `steps`, `waiting`: answers that take a while. `author`, `test`, `bench`,
+//! `inspect`, `dev`: what those who write policies need, without an agent; `trust`: signatures.
 
 use std::path::PathBuf;
 
@@ -25,6 +25,8 @@ mod show;
 mod steps;
 mod swap;
 mod test;
+mod trust;
+mod waiting;
 
 /// Show, replace and write the policies that make this node's decisions
 #[derive(Debug, clap::Args)]
@@ -58,6 +60,9 @@ enum Tool {
     Dev(dev::Dev),
     Pack(author::Pack),
     Inspect(inspect::Inspect),
+    Keygen(trust::Keygen),
+    Sign(trust::Sign),
+    Verify(trust::Verify),
 }
 
 impl Tool {
@@ -71,6 +76,9 @@ impl Tool {
             Self::Dev(command) => command.run(),
             Self::Pack(command) => command.run(),
             Self::Inspect(command) => command.run(socket),
+            Self::Keygen(command) => command.run(),
+            Self::Sign(command) => command.run(),
+            Self::Verify(command) => command.run(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::error::CliError;
 use super::output;
+use crate::policy;
 
 /// What this was built from.
 const LOCK: &str = include_str!("../../Cargo.lock");
@@ -12,7 +13,12 @@ const WIT: &str = include_str!("../../wit/policy.wit");
 pub(super) fn print(verbose: bool) -> Result<(), CliError> {
     let mut text = format!("berth {}\n", env!("CARGO_PKG_VERSION"));
     if verbose {
-        text += &format!("wasmtime {}\npolicy interface {}\n", locked(LOCK, "wasmtime"), interface(WIT));
+        text += &format!(
+            "wasmtime {}\npolicy interface {} (takes policies for berth:policy@{})\n",
+            locked(LOCK, "wasmtime"),
+            interface(WIT),
+            policy::WINDOW
+        );
     }
     output::print(&text)
 }

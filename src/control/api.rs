@@ -7,6 +7,7 @@
 //! | `GET /v1/policies` | list of [`crate::policy::PolicyView`] |
 //! | `GET /v1/policies/modules` | list of [`crate::policy::ModuleRow`] |
 //! | `POST /v1/policies/modules?link=N` bytes | [`crate::policy::swap::Pushed`] |
+//! | `GET /v1/policies/loading` | [`crate::policy::Loading`], or null where none is being loaded |
 //! | `POST /v1/policies/activate` [`ActivateBody`] | a line of JSON per [`SwapLine`] |
 //! | `POST /v1/policies/settings` [`SetBody`] | the same |
 //! | `POST /v1/policies/replay?module=M&world=W&kernel=K&from=N&to=N&most=N` bytes or none | the same |

@@ -27,7 +27,7 @@ use crate::policy::swap::{
     Activation, Asked, MODULE_BYTES, Order, Outcome, Pushed, ReplayOrder, SettingsChange, Shown, Steps,
     SwapError, Swapped,
 };
-use crate::policy::{ModuleRow, ShadowView};
+use crate::policy::{Loading, ModuleRow, ShadowView};
 
 /// The longest reason that is kept.
 const REASON_BYTES: usize = 400;
@@ -37,6 +37,7 @@ const STEPS: usize = 16;
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/v1/policies/modules", get(modules).post(push))
+        .route("/v1/policies/loading", get(loading))
         .route("/v1/policies/activate", post(activate))
         .route("/v1/policies/settings", post(set))
         .route("/v1/policies/replay", post(replay))
@@ -48,6 +49,10 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
 
 async fn modules(State(agent): Agent) -> Json<Vec<ModuleRow>> {
     Json(agent.rooms.swap.modules().await)
+}
+
+async fn loading(State(agent): Agent) -> Json<Option<Loading>> {
+    Json(agent.rooms.policy.loading())
 }
 
 async fn push(

@@ -2,7 +2,7 @@
 
 use crate::kernel::{KernelView, Phase};
 use crate::policy::journal::{Entry, phrase};
-use crate::policy::{DecidedBy, PolicyFault, Rung, WorldKind};
+use crate::policy::{CHAIN_CONFLICT, DecidedBy, PolicyFault, Rung, WorldKind};
 
 /// The sentences about kernel `id`, in order. `entries`: what the journal has about it, oldest first.
 pub(super) fn sentences(id: &str, view: Option<&KernelView>, entries: &[Entry]) -> Vec<String> {
@@ -127,6 +127,13 @@ fn starts(who: &str, id: &str, entries: &[&Entry], told: &mut Vec<String>) {
 fn adjustment(entry: &Entry, told: &mut Vec<String>) {
     match &entry.refusal {
         Some(refusal) => {
+            if refusal.code == CHAIN_CONFLICT {
+                told.push(format!("Its container was not made: {} ({}).", refusal.message, refusal.code));
+                told.push(
+                    "Give one of them other settings in agent.toml, or take it out of the chain.".to_owned(),
+                );
+                return;
+            }
             told.push(format!(
                 "{} refused its container: {} ({}).",
                 policy(entry),

@@ -239,6 +239,8 @@ mod tests {
             p99_micros: 0,
             last_fault: None,
             demoted: demoted.map(str::to_owned),
+            signer: None,
+            outcomes: Default::default(),
             last_good: None,
             own_settings: false,
             probation: None,

@@ -4,16 +4,45 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::WorldKind;
 use super::bindings::types;
+use super::trust::Trust;
+use super::worlds::grants;
+use super::{WORLDS, WorldKind};
 
 /// How many millionths make one, in a decimal setting.
 const MILLION: f64 = 1_000_000.0;
+
+/// What one call may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budgets {
+    /// Wall clock of the whole decision.
+    pub deadline: Duration,
+    /// All linear memories of the policy together, in bytes.
+    pub memory_bytes: usize,
+    /// The question, in bytes.
+    pub bytes_in: usize,
+    /// Answer and log lines, in bytes.
+    pub bytes_out: usize,
+}
+
+impl Budgets {
+    /// With what one policy's own section says.
+    #[must_use]
+    pub fn with(self, policy: &PolicyConfig) -> Self {
+        Self {
+            deadline: policy.deadline_ms.map_or(self.deadline, Duration::from_millis),
+            memory_bytes: policy.memory_bytes.unwrap_or(self.memory_bytes),
+            bytes_in: policy.bytes_in.unwrap_or(self.bytes_in),
+            bytes_out: policy.bytes_out.unwrap_or(self.bytes_out),
+        }
+    }
+}
 
 /// What the policy host is started with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,7 +57,8 @@ pub struct Config {
     /// Policy threads; by default two, or one where there is one core only.
     pub threads: usize,
     /// Wall clock of one decision in milliseconds: half for the active policy, a quarter for the last
-    /// good one, the rest for the built-in.
+    /// good one, the rest for the built-in. This and the three below hold for every world whose own section
+    /// does not say otherwise.
     pub deadline_ms: u64,
     /// Memory of one call in bytes, all linear memories of the policy together.
     pub memory_bytes: usize,
@@ -50,6 +80,8 @@ pub struct Config {
     pub probation_failures: u64,
     /// Whether SIGHUP takes what decides otherwise, too.
     pub accept_diff_on_reload: bool,
+    /// `[policy.trust]`: whose policies are taken.
+    pub trust: Trust,
     /// `[policy.slot-reporter]`.
     pub slot_reporter: PolicyConfig,
     /// `[policy.scheduler]`.
@@ -76,6 +108,7 @@ impl Default for Config {
             probation_sec: 60,
             probation_failures: 3,
             accept_diff_on_reload: false,
+            trust: Trust::default(),
             slot_reporter: PolicyConfig::default(),
             scheduler: PolicyConfig::default(),
             container_config: vec![PolicyConfig::default()],
@@ -94,7 +127,7 @@ impl Config {
 
     /// Makes every world use the built-in, and keeps the rest.
     pub fn use_builtin(&mut self) {
-        for world in [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig] {
+        for world in WORLDS {
             for policy in self.chain_mut(world) {
                 policy.source = Source::Builtin;
             }
@@ -119,6 +152,24 @@ impl Config {
         }
     }
 
+    /// The budgets of `[policy]`.
+    #[must_use]
+    pub fn budgets(&self) -> Budgets {
+        Budgets {
+            deadline: Duration::from_millis(self.deadline_ms),
+            memory_bytes: self.memory_bytes,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        }
+    }
+
+    /// The most memory that any policy may have, in bytes.
+    #[must_use]
+    pub fn most_memory(&self) -> usize {
+        let policies = WORLDS.into_iter().flat_map(|world| self.chain(world));
+        policies.filter_map(|policy| policy.memory_bytes).fold(self.memory_bytes, usize::max)
+    }
+
     /// Every value out of range, a sentence each that names its key.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
@@ -129,10 +180,27 @@ impl Config {
             }
         };
         within("threads", self.threads as u64, 1, 64);
-        within("deadline-ms", self.deadline_ms, 4, 60_000);
-        within("memory-bytes", self.memory_bytes as u64, 1 << 20, 1 << 30);
-        within("bytes-in", self.bytes_in as u64, 64 << 10, 256 << 20);
-        within("bytes-out", self.bytes_out as u64, 4 << 10, 64 << 20);
+        let mut budgets = |of: &str, deadline: Option<u64>, sizes: [Option<usize>; 3]| {
+            let [memory, bytes_in, bytes_out] = sizes.map(|size| size.map(|size| size as u64));
+            for (key, value, least, most) in [
+                ("deadline-ms", deadline, 4, 60_000),
+                ("memory-bytes", memory, 1 << 20, 1 << 30),
+                ("bytes-in", bytes_in, 64 << 10, 256 << 20),
+                ("bytes-out", bytes_out, 4 << 10, 64 << 20),
+            ] {
+                if let Some(value) = value {
+                    within(&format!("{of}{key}"), value, least, most);
+                }
+            }
+        };
+        let own = [self.memory_bytes, self.bytes_in, self.bytes_out].map(Some);
+        budgets("", Some(self.deadline_ms), own);
+        for world in WORLDS {
+            for policy in self.chain(world) {
+                let own = [policy.memory_bytes, policy.bytes_in, policy.bytes_out];
+                budgets(&format!("{world}."), policy.deadline_ms, own);
+            }
+        }
         within("journal-bytes", self.journal_bytes, 1 << 20, 1 << 40);
         within("replay-last", self.replay_last, 0, 100_000);
         within("replay-sec", self.replay_sec, 1, 600);
@@ -140,6 +208,22 @@ impl Config {
         within("probation-sec", self.probation_sec, 1, 86_400);
         within("probation-failures", self.probation_failures, 1, 1_000);
         within("container-config (policies in the chain)", self.container_config.len() as u64, 1, 16);
+        problems.extend(self.trust.problems());
+        for world in WORLDS {
+            for policy in self.chain(world) {
+                let unknown = grants::unknown(&policy.grants);
+                if world != WorldKind::ContainerConfig && !policy.grants.is_empty() {
+                    problems
+                        .push(format!("policy.{world}.grants: only policies of container-config make edits"));
+                } else if !unknown.is_empty() {
+                    problems.push(format!(
+                        "policy.{world}.grants: {} is no edit; there are {}",
+                        unknown.join(", "),
+                        grants::ALL_EDITS.join(", ")
+                    ));
+                }
+            }
+        }
         problems
     }
 }
@@ -155,6 +239,18 @@ pub struct PolicyConfig {
     /// The edits that it may make (`container-config` only), e.g. `set-env`, `add-mount:/data/**`.
     /// Empty for the shipped policy and the built-in: what they need.
     pub grants: Vec<String>,
+    /// Wall clock of one decision of this world in milliseconds, where it is not that of `[policy]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// Memory of one call in bytes, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<usize>,
+    /// Bytes of a question, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_in: Option<usize>,
+    /// Bytes of an answer, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_out: Option<usize>,
 }
 
 /// Where a policy's module comes from.

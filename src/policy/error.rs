@@ -117,8 +117,34 @@ pub enum Problem {
     #[error("its settings are wrong: {}", .0.join("; "))]
     Settings(Vec<String>),
     /// It wants to make edits that the operator did not grant.
-    #[error("it needs {}, not granted: add them to `grants` in [policy.container-config]", .0.join(", "))]
-    NotGranted(Vec<String>),
+    #[error("it needs {}, not granted: write grants = {all:?} for it in [policy.container-config]", missing.join(", "))]
+    NotGranted {
+        /// What is missing.
+        missing: Vec<String>,
+        /// What there is and what is missing.
+        all: Vec<String>,
+    },
+    /// It wants to make edits that this agent does not know.
+    #[error("it needs {}, which this agent cannot do: mend its `needs`, or use the agent that it was made for", .0.join(", "))]
+    UnknownNeeds(Vec<String>),
+    /// A call of it would need more than there is.
+    #[error(
+        "a call of it does not fit into what it may use: {0}; raise memory-bytes in its section of [policy], or build it smaller"
+    )]
+    DoesNotFit(String),
+    /// Nobody signed it.
+    #[error(
+        "it is not signed, and [policy.trust] of this node requires that: `berth policy sign FILE --key KEY` with a key that is listed there"
+    )]
+    Unsigned,
+    /// Somebody signed it whom this node does not know.
+    #[error(
+        "it is signed by a key that is not in [policy.trust] of this node ({0}): add it there as NAME:{0}, or have it signed by one that is"
+    )]
+    UnknownSigner(String),
+    /// Its signature does not hold.
+    #[error("its signature does not hold: {0}; get it again from who signed it, or sign it again")]
+    BadSignature(&'static str),
     /// Its file changed after it was pushed.
     #[error("its file in the state directory is not what was pushed: push it again")]
     Damaged,
@@ -153,7 +179,12 @@ impl Problem {
             Self::ManifestMismatch { .. } => "manifest-mismatch",
             Self::Fixtures(_) => "fixtures-failed",
             Self::Settings(_) => "wrong-settings",
-            Self::NotGranted(_) => "not-granted",
+            Self::NotGranted { .. } => "not-granted",
+            Self::UnknownNeeds(_) => "unknown-need",
+            Self::DoesNotFit(_) => "does-not-fit",
+            Self::Unsigned => "unsigned",
+            Self::UnknownSigner(_) => "unknown-signer",
+            Self::BadSignature(_) => "bad-signature",
             Self::Damaged => "damaged-module",
             Self::BuiltinsOnly => "builtins-only",
             Self::Sandbox(_) => "no-sandbox",

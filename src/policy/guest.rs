@@ -1,6 +1,7 @@
 //! A component as one of the three worlds, and each decision as a typed call into it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use wasmtime::Store;
 use wasmtime::component::InstancePre;
@@ -11,6 +12,7 @@ use super::bindings::{
 use super::journal::Told;
 use super::sandbox::{State, clean};
 use super::weigh::Weigh;
+use super::worlds::adjust::check_granted;
 use super::worlds::{Adjust, Evict, Order, Place, Report};
 use super::{Refusal, WorldKind};
 
@@ -116,10 +118,10 @@ impl Guest {
 
 /// A decision that can be asked of a guest. Implemented for the decisions of `worlds`, nowhere else.
 pub trait Asked: Told {
-    /// Bytes that the question puts into the guest.
-    fn weigh(question: &Self::Question) -> usize;
+    /// Bytes that the question puts into a guest that stands under `terms`.
+    fn weigh(question: &Self::Question, terms: &Terms) -> usize;
 
-    /// The call itself.
+    /// The call itself; the guest sees of the question what `terms` show it.
     ///
     /// # Errors
     /// When the guest traps, is interrupted, or answers what cannot be read.
@@ -128,9 +130,24 @@ pub trait Asked: Told {
         store: &mut Store<State>,
         ctx: &types::Context,
         question: &Self::Question,
+        terms: &Terms,
     ) -> wasmtime::Result<Result<Self::Raw, Refusal>>;
 
-    /// The question as one who stands under `terms` may see it, and is checked by.
+    /// [`Decision::check`] of an answer by one who stands under `terms`.
+    ///
+    /// # Errors
+    /// What is wrong with the answer.
+    fn check_under(
+        ctx: &types::Context,
+        question: &Self::Question,
+        terms: &Terms,
+        raw: Self::Raw,
+    ) -> Result<(Self::Answer, Option<String>), String> {
+        let _ = terms;
+        Self::check(ctx, question, raw)
+    }
+
+    /// The question as one who stands under `terms` sees it, as a whole.
     fn tailored<'q>(question: &'q Self::Question, terms: &Terms) -> Cow<'q, Self::Question> {
         let _ = terms;
         Cow::Borrowed(question)
@@ -141,7 +158,7 @@ pub trait Asked: Told {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Terms {
     /// Edits that it may make (`container-config`).
-    pub grants: Vec<String>,
+    pub grants: Arc<[String]>,
     /// Image labels that it is shown: whole keys, or prefixes that end in `*`.
     pub image_labels: Vec<String>,
 }
@@ -158,13 +175,45 @@ impl Terms {
         })
     }
 
+    /// The request without the labels that are hidden; copied only where there are such.
+    fn shown<'q>(&self, request: &'q types::KernelRequest) -> Cow<'q, types::KernelRequest> {
+        if !self.hides_some(request) {
+            return Cow::Borrowed(request);
+        }
+        let shown = request.image_labels.iter().filter(|(key, _)| self.shows(key)).cloned().collect();
+        Cow::Owned(types::KernelRequest {
+            image_labels: shown,
+            kernel_id: request.kernel_id.clone(),
+            session_id: request.session_id.clone(),
+            owner: request.owner.clone(),
+            project: request.project.clone(),
+            session_kind: request.session_kind,
+            cluster_role: request.cluster_role.clone(),
+            cluster_rank: request.cluster_rank,
+            cluster_size: request.cluster_size,
+            image: request.image.clone(),
+            image_digest: request.image_digest.clone(),
+            wants: request.wants.clone(),
+            may_fragment: request.may_fragment,
+            requested_at_ms: request.requested_at_ms,
+            attributes: request.attributes.clone(),
+        })
+    }
+
+    /// Bytes behind a request as it is shown.
+    fn weigh(&self, request: &types::KernelRequest) -> usize {
+        let hidden = request.image_labels.iter().filter(|(key, _)| !self.shows(key));
+        let hidden: usize = hidden.map(|label| size_of::<(String, String)>() + label.behind()).sum();
+        request.behind() - hidden
+    }
+
     fn hide(&self, request: &mut types::KernelRequest) {
         request.image_labels.retain(|(key, _)| self.shows(key));
     }
 }
 
 impl Asked for Report {
-    fn weigh(question: &Self::Question) -> usize {
+    fn weigh(question: &Self::Question, _: &Terms) -> usize {
         question.inventory.behind()
     }
 
@@ -173,6 +222,7 @@ impl Asked for Report {
         store: &mut Store<State>,
         ctx: &types::Context,
         question: &Self::Question,
+        _: &Terms,
     ) -> wasmtime::Result<Result<reporting::Offering, Refusal>> {
         let Guest::SlotReporter(guest) = guest else { return Err(another_world()) };
         let answer = guest.berth_policy_reporting().call_report(store, ctx, &question.inventory)?;
@@ -185,8 +235,8 @@ impl Asked for Report {
 }
 
 impl Asked for Place {
-    fn weigh(question: &Self::Question) -> usize {
-        question.request.behind() + question.node.behind() + question.choice.behind()
+    fn weigh(question: &Self::Question, terms: &Terms) -> usize {
+        terms.weigh(&question.request) + question.node.behind() + question.choice.behind()
     }
 
     fn call(
@@ -194,12 +244,13 @@ impl Asked for Place {
         store: &mut Store<State>,
         ctx: &types::Context,
         question: &Self::Question,
+        terms: &Terms,
     ) -> wasmtime::Result<Result<scheduling::Placement, Refusal>> {
         let Guest::Scheduler(guest) = guest else { return Err(another_world()) };
         let answer = guest.berth_policy_scheduling().call_place(
             store,
             ctx,
-            &question.request,
+            &terms.shown(&question.request),
             &question.node,
             &question.choice,
         )?;
@@ -217,8 +268,9 @@ impl Asked for Place {
 }
 
 impl Asked for Order {
-    fn weigh(question: &Self::Question) -> usize {
-        question.waiting.behind() + question.node.behind() + question.load.behind()
+    fn weigh(question: &Self::Question, terms: &Terms) -> usize {
+        let waiting: usize = question.waiting.iter().map(|request| terms.weigh(request)).sum();
+        size_of_val(&*question.waiting) + waiting + question.node.behind() + question.load.behind()
     }
 
     fn call(
@@ -226,9 +278,17 @@ impl Asked for Order {
         store: &mut Store<State>,
         ctx: &types::Context,
         question: &Self::Question,
+        terms: &Terms,
     ) -> wasmtime::Result<Result<Vec<scheduling::Decision>, Refusal>> {
         let Guest::Scheduler(guest) = guest else { return Err(another_world()) };
-        let (waiting, node, load) = (&question.waiting, &question.node, &question.load);
+        let (node, load) = (&question.node, &question.load);
+        let own: Vec<types::KernelRequest>;
+        let waiting = if question.waiting.iter().any(|request| terms.hides_some(request)) {
+            own = question.waiting.iter().map(|request| terms.shown(request).into_owned()).collect();
+            &own
+        } else {
+            &question.waiting
+        };
         guest.berth_policy_scheduling().call_order(store, ctx, waiting, node, load).map(Ok)
     }
 
@@ -243,7 +303,7 @@ impl Asked for Order {
 }
 
 impl Asked for Evict {
-    fn weigh(question: &Self::Question) -> usize {
+    fn weigh(question: &Self::Question, _: &Terms) -> usize {
         question.pressure.behind() + question.running.behind() + question.node.behind()
     }
 
@@ -252,6 +312,7 @@ impl Asked for Evict {
         store: &mut Store<State>,
         ctx: &types::Context,
         question: &Self::Question,
+        _: &Terms,
     ) -> wasmtime::Result<Result<Option<Vec<scheduling::Eviction>>, Refusal>> {
         let Guest::Scheduler(guest) = guest else { return Err(another_world()) };
         let (pressure, running, node) = (&question.pressure, &question.running, &question.node);
@@ -260,8 +321,11 @@ impl Asked for Evict {
 }
 
 impl Asked for Adjust {
-    fn weigh(question: &Self::Question) -> usize {
-        question.request.behind() + question.node.behind() + question.shares.behind() + question.plan.behind()
+    fn weigh(question: &Self::Question, terms: &Terms) -> usize {
+        terms.weigh(&question.request)
+            + question.node.behind()
+            + question.shares.behind()
+            + question.plan.behind()
     }
 
     fn call(
@@ -269,12 +333,13 @@ impl Asked for Adjust {
         store: &mut Store<State>,
         ctx: &types::Context,
         question: &Self::Question,
+        terms: &Terms,
     ) -> wasmtime::Result<Result<Vec<configuring::Edit>, Refusal>> {
         let Guest::ContainerConfig(guest) = guest else { return Err(another_world()) };
         let answer = guest.berth_policy_configuring().call_adjust(
             store,
             ctx,
-            &question.request,
+            &terms.shown(&question.request),
             &question.node,
             &question.shares,
             &question.plan,
@@ -282,9 +347,19 @@ impl Asked for Adjust {
         Ok(answer.map_err(refusal))
     }
 
+    fn check_under(
+        _: &types::Context,
+        question: &Self::Question,
+        terms: &Terms,
+        raw: Self::Raw,
+    ) -> Result<(Self::Answer, Option<String>), String> {
+        check_granted(question, &terms.grants, &raw)?;
+        Ok((raw, None))
+    }
+
     fn tailored<'q>(question: &'q Self::Question, terms: &Terms) -> Cow<'q, Self::Question> {
         let mut own = question.clone();
-        own.grants.clone_from(&terms.grants);
+        own.grants = terms.grants.to_vec();
         terms.hide(&mut own.request);
         Cow::Owned(own)
     }

@@ -6,8 +6,10 @@ use wasmparser::{Encoding, Parser, Payload};
 use super::WorldKind;
 use super::error::Problem;
 
-/// The versions of the package that this agent speaks; `0.2` matches every `0.2.x`.
-const WINDOW: &str = "0.2";
+/// The versions of the package that this agent speaks: every `0.2.x`.
+pub const WINDOW: &str = "0.2.x";
+/// How they begin.
+const VERSIONS: &str = "0.2.";
 const PACKAGE: &str = "berth:policy/";
 /// Componentised Python is 18 MB.
 pub(super) const MAX_MODULE_BYTES: u64 = 64 << 20;
@@ -107,7 +109,7 @@ fn interface(name: &str) -> Option<(&str, &str)> {
 }
 
 fn in_window(version: &str) -> bool {
-    version.strip_prefix(WINDOW).is_some_and(|rest| rest.starts_with('.'))
+    version.starts_with(VERSIONS)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The host behind the handle: the slots, the threads, and one ask from the caller's side.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,18 +9,45 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::bindings::types;
-use super::config::{Config, Source};
+use super::cache::Cache;
+use super::config::{Budgets, Config, Source};
 use super::error::{PolicyError, Problem};
 use super::guest::{Asked, Terms};
 use super::journal::{self, Journal, Made, Telling};
 use super::json::Jot as _;
-use super::ladder::{ALL_EDITS, Climb, Deadlines, Outcome, Step, Try};
+use super::ladder::{BUILTIN_TERMS, Climb, Deadlines, Outcome, Step, Try};
 use super::pool::Pool;
+use super::record::End;
 use super::replay::Bench;
-use super::sandbox::{Budgets, Sandbox, clean};
+use super::sandbox::{Sandbox, clean};
 use super::shelf::Shelf;
 use super::slot::{BUILTIN, Line, Loader, Slot};
-use super::{Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Rung, WORLDS, WorldKind};
+use super::{
+    Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Refusal, Rung, WORLDS, WorldKind,
+};
+use crate::ids::Digest;
+
+/// Contradictions that are remembered.
+const CONFLICTS: usize = 8;
+
+/// Two members of the chain that set the same thing differently.
+#[derive(Debug)]
+struct Conflict {
+    links: (usize, usize),
+    /// Who they were; it is no matter any more when one of them is replaced.
+    digests: [Option<Digest>; 2],
+    message: String,
+    kernels: u64,
+}
+
+impl Conflict {
+    fn told(&self) -> String {
+        format!(
+            "{}: {} kernel(s) were refused; give one of them other settings, or take it out of the chain",
+            self.message, self.kernels
+        )
+    }
+}
 
 /// Shared by all handles.
 #[derive(Debug)]
@@ -28,8 +56,8 @@ pub(super) struct Host {
     started: Config,
     node_name: String,
     facts: Vec<(String, String)>,
-    deadline: Duration,
-    pub bytes_in: usize,
+    /// Of worlds whose own section says nothing else.
+    budgets: Budgets,
     /// None: every world is built-in, there is no WebAssembly.
     pub wasm: Option<Wasm>,
     pub slots: Vec<Slot>,
@@ -41,6 +69,8 @@ pub(super) struct Host {
     pub reloaded: Mutex<Option<String>>,
     /// Counts failures that were a policy's own doing, for whoever saves demotions and ends probations.
     pub failures: watch::Sender<u64>,
+    /// Members of the chain that contradicted each other.
+    conflicts: Mutex<Vec<Conflict>>,
 }
 
 #[derive(Debug)]
@@ -63,7 +93,10 @@ impl Host {
             // Beside the threads one that loads, at the start and later for `swap`, and one that decides again for
             // replay and shadows: one at a time each.
             false => match sandbox(config, config.threads + 2) {
-                Ok(sandbox) => (Some(Arc::new(sandbox)), None),
+                Ok(mut sandbox) => {
+                    sandbox.cache = kept.and_then(|kept| open_cache(&kept.cache));
+                    (Some(Arc::new(sandbox)), None)
+                }
                 Err(problem) => (None, Some(problem)),
             },
         };
@@ -97,14 +130,14 @@ impl Host {
             started: config.clone(),
             node_name: config.node_name.clone(),
             facts: config.facts.clone(),
-            deadline: Duration::from_millis(config.deadline_ms),
-            bytes_in: config.bytes_in,
+            budgets: config.budgets(),
             wasm,
             slots,
             journal,
             problems,
             reloaded: Mutex::default(),
             failures: watch::Sender::new(0),
+            conflicts: Mutex::default(),
         })
     }
 
@@ -133,7 +166,7 @@ impl Host {
     /// Where decisions of the journal are made again, with the CPU time of a call of the active rung.
     pub fn bench(&self) -> Bench {
         let sandbox = self.wasm.as_ref().map(|wasm| Arc::clone(&wasm.sandbox));
-        Bench { sandbox, share: self.deadline / 2, bytes_in: self.bytes_in }
+        Bench { sandbox, share: self.budgets.deadline / 2 }
     }
 
     /// The sandbox and the active policy of a world's first member.
@@ -151,7 +184,18 @@ impl Host {
         let of_slots = self.slots.iter().flat_map(Slot::problems);
         let journal = self.journal.as_ref().and_then(Journal::problem);
         let reloaded = self.reloaded.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.problems.iter().cloned().chain(reloaded).chain(of_slots).chain(journal).collect()
+        let mut conflicts = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+        conflicts.retain(|conflict| self.digests(conflict.links) == conflict.digests);
+        let of_chain = conflicts.iter().map(Conflict::told);
+        self.problems.iter().cloned().chain(reloaded).chain(of_slots).chain(of_chain).chain(journal).collect()
+    }
+
+    /// Who is active in two members of the chain.
+    fn digests(&self, links: (usize, usize)) -> [Option<Digest>; 2] {
+        [links.0, links.1].map(|link| {
+            let slot = self.chain(WorldKind::ContainerConfig).nth(link)?;
+            slot.line().active.policy.as_ref().map(|policy| policy.digest)
+        })
     }
 
     pub async fn ask<D: Asked>(
@@ -183,14 +227,92 @@ impl Host {
         self.finish::<D>(None, link, &climb, outcome, Purpose::Real)
     }
 
-    fn climb<D: Asked>(&self, line: Option<&Line>, question: D::Question) -> Climb<D> {
-        Climb {
-            deadlines: Deadlines { begun: Instant::now(), total: self.deadline },
+    /// See [`super::Handle::overrule`].
+    pub fn overrule<D: Asked>(
+        &self,
+        purpose: Purpose,
+        link: usize,
+        question: D::Question,
+        by: DecidedBy,
+        problem: String,
+    ) -> Decided<D::Answer> {
+        let slot = self.chain(D::WORLD).nth(link);
+        let fault = PolicyFault {
+            policy: by.policy.clone(),
+            digest: by.digest,
+            fault: Fault::InvalidAnswer,
+            message: clean(&problem, 1 << 10),
+        };
+        // Taken again: what was replaced since has no record to keep it in.
+        let step = slot.and_then(|slot| {
+            let steps = Slot::steps(&slot.line());
+            steps.into_iter().find(|step| Some(step.policy.digest) == by.digest)
+        });
+        if let Some(step) = step {
+            self.failed::<D>(&step, &fault, true, Instant::now());
+        }
+        let line = slot.map(Slot::line);
+        let climb = self.climb::<D>(line.as_deref(), question);
+        let outcome = climb.twin(Vec::new());
+        let mut decided = self.finish::<D>(None, link, &climb, outcome, purpose);
+        decided.by.faults = by.faults.into_iter().chain([fault]).collect();
+        decided
+    }
+
+    /// See [`super::Handle::conflict`].
+    pub fn conflict<D: Asked>(
+        &self,
+        purpose: Purpose,
+        links: (usize, usize),
+        question: D::Question,
+        by: &DecidedBy,
+        refusal: &Refusal,
+    ) {
+        if purpose == Purpose::Real {
+            tracing::error!(first = links.0, second = links.1, "a kernel is refused: {}", refusal.message);
+            let digests = self.digests(links);
+            let mut conflicts = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+            let known =
+                conflicts.iter_mut().find(|known| known.links == links && known.message == refusal.message);
+            if let Some(known) = known {
+                known.kernels += 1;
+            } else if conflicts.len() < CONFLICTS {
+                let message = refusal.message.clone();
+                conflicts.push(Conflict { links, digests, message, kernels: 1 });
+            }
+        }
+        let line = self.chain(D::WORLD).nth(links.1).map(Slot::line);
+        let climb = self.climb::<D>(line.as_deref(), question);
+        let decided = Decided { answer: Err(refusal.clone()), by: by.clone(), granted: Arc::from([]) };
+        if let Some(journal) = &self.journal {
+            journal.tell(telling::<D>(&climb, None, &decided, links.1, purpose));
+        }
+    }
+
+    /// See [`super::Handle::time_calls`].
+    pub fn time_calls<D: Asked>(&self, question: D::Question, times: u64) -> Option<Duration> {
+        let (wasm, slot) = (self.wasm.as_ref()?, self.chain(D::WORLD).next()?);
+        let line = slot.line();
+        let mut steps = Slot::steps(&line);
+        steps.retain(|step| step.rung == Rung::Active);
+        let mut climb = Arc::unwrap_or_clone(self.climb::<D>(Some(&line), question));
+        let begun = Instant::now();
+        for _ in 0..times {
+            climb.deadlines.begun = Instant::now();
+            let outcome = climb.climb(&wasm.sandbox, steps.clone());
+            outcome.tries.last().filter(|attempt| attempt.fault.is_none())?;
+        }
+        Some(begun.elapsed())
+    }
+
+    fn climb<D: Asked>(&self, line: Option<&Line>, question: D::Question) -> Arc<Climb<D>> {
+        let budgets = line.map_or(self.budgets, |line| self.budgets.with(&line.config));
+        Arc::new(Climb {
+            deadlines: Deadlines { begun: Instant::now(), total: budgets.deadline },
             question: Arc::new(question),
             context: self.context(),
             twin_settings: line.map_or_else(|| Arc::from([]), |line| Arc::clone(&line.active.twin_settings)),
-            bytes_in: self.bytes_in,
-        }
+        })
     }
 
     fn context(&self) -> types::Context {
@@ -207,12 +329,21 @@ impl Host {
         }
     }
 
+    /// A call came to nothing.
+    fn failed<D: Asked>(&self, step: &Step, fault: &PolicyFault, blame: bool, now: Instant) {
+        let demoted = step.policy.record.failed(fault, blame, now);
+        report::<D>(fault, demoted);
+        if blame {
+            self.failures.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Writes the outcome into the records and the journal, and says who decided.
     fn finish<D: Asked>(
         &self,
         slot: Option<&Slot>,
         link: usize,
-        climb: &Climb<D>,
+        climb: &Arc<Climb<D>>,
         outcome: Outcome<D::Answer>,
         purpose: Purpose,
     ) -> Decided<D::Answer> {
@@ -221,18 +352,18 @@ impl Host {
         let mut faults = Vec::new();
         let mut by: Option<Step> = None;
         let asked_none = tries.is_empty();
+        let answered = if answer.is_ok() { End::Answered } else { End::Refused };
         for attempt in tries {
             let record = &attempt.step.policy.record;
-            record.asked(attempt.fault.is_none(), attempt.micros);
+            record.asked(
+                attempt.fault.as_ref().map_or(answered, |fault| End::Failed(fault.fault)),
+                attempt.micros,
+            );
             match attempt.fault {
                 None => by = Some(attempt.step),
                 Some(fault) => {
                     if attempt.step.demoted.is_none() {
-                        let demoted = record.failed(&fault, attempt.blame, now);
-                        report::<D>(&fault, demoted);
-                        if attempt.blame {
-                            self.failures.send_modify(|count| *count += 1);
-                        }
+                        self.failed::<D>(&attempt.step, &fault, attempt.blame, now);
                     }
                     faults.push(fault);
                 }
@@ -241,7 +372,7 @@ impl Host {
         if let Some(slot) = slot
             && asked_none
         {
-            slot.builtin.asked(true, twin_micros);
+            slot.builtin.asked(answered, twin_micros);
         }
         let (answer, note) = match answer {
             Ok((answer, note)) => (Ok(answer), note.map(|note| clean(&note, 1 << 10))),
@@ -262,7 +393,8 @@ impl Host {
             micros: u64::try_from(climb.deadlines.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             note,
         };
-        let decided = Decided { answer, by: decided_by };
+        let granted = by.as_ref().map_or(&BUILTIN_TERMS.grants, |step| &step.policy.terms.grants);
+        let decided = Decided { answer, by: decided_by, granted: Arc::clone(granted) };
         if let Some(journal) = &self.journal {
             journal.tell(telling::<D>(climb, by, &decided, link, purpose));
         }
@@ -273,26 +405,26 @@ impl Host {
 /// What the journal's thread makes a record of: the question as a whole, with the settings and grants of the one
 /// who answered.
 fn telling<D: Asked>(
-    climb: &Climb<D>,
+    climb: &Arc<Climb<D>>,
     by: Option<Step>,
     decided: &Decided<D::Answer>,
     link: usize,
     purpose: Purpose,
 ) -> Telling {
-    let (question, context) = (Arc::clone(&climb.question), climb.context.clone());
-    let (twin_settings, decided, time_ms) =
-        (Arc::clone(&climb.twin_settings), decided.clone(), journal::now_ms());
+    let climb = Arc::clone(climb);
+    let (decided, time_ms) = (decided.clone(), journal::now_ms());
     let record = move |seq| {
-        let (settings, grants) = match &by {
-            Some(step) => (step.policy.settings.clone(), step.policy.terms.grants.clone()),
-            None => (twin_settings.to_vec(), ALL_EDITS.map(str::to_owned).to_vec()),
+        let settings = match &by {
+            Some(step) => step.policy.settings.clone(),
+            None => climb.twin_settings.to_vec(),
         };
-        let whole = D::tailored(&question, &Terms { grants, image_labels: vec!["*".to_owned()] });
+        let terms = Terms { grants: decided.granted, image_labels: BUILTIN_TERMS.image_labels.clone() };
+        let whole = D::tailored(&climb.question, &terms);
         let made = Made {
             link,
             dry_run: purpose == Purpose::DryRun,
             by: decided.by,
-            context: types::Context { settings, ..context }.json(),
+            context: types::Context { settings, ..climb.context.clone() }.json(),
             kernels: D::kernels(&whole),
             question: D::question(&whole),
             answer: decided.answer.map(|answer| D::answer(&answer)),
@@ -303,18 +435,29 @@ fn telling<D: Asked>(
     Telling { only_changes: D::ONLY_CHANGES, record: Box::new(record) }
 }
 
+/// Without one everything is compiled each time.
+fn open_cache(dir: &Path) -> Option<Cache> {
+    Cache::open(dir)
+        .inspect_err(
+            |error| tracing::warn!(%error, "compiled policies are not kept: each start compiles them"),
+        )
+        .ok()
+}
+
 pub(super) fn sandbox(config: &Config, calls: usize) -> Result<Sandbox, Problem> {
-    let budgets = Budgets { memory_bytes: config.memory_bytes, bytes_out: config.bytes_out };
-    Sandbox::new(budgets, calls).map_err(Problem::Sandbox)
+    let mut sandbox =
+        Sandbox::new(config.budgets(), config.most_memory(), calls).map_err(Problem::Sandbox)?;
+    sandbox.trust = config.trust.clone();
+    Ok(sandbox)
 }
 
 impl Wasm {
-    async fn ask<D: Asked>(&self, climb: &Climb<D>, steps: Vec<Step>) -> Outcome<D::Answer> {
+    async fn ask<D: Asked>(&self, climb: &Arc<Climb<D>>, steps: Vec<Step>) -> Outcome<D::Answer> {
         let asker = climb.deadlines.asker();
         let (reply, mut answer) = oneshot::channel();
         let begun = Arc::new(AtomicBool::new(false));
         let job = {
-            let (climb, steps, begun) = (climb.clone(), steps.clone(), Arc::clone(&begun));
+            let (climb, steps, begun) = (Arc::clone(climb), steps.clone(), Arc::clone(&begun));
             let sandbox = Arc::clone(&self.sandbox);
             Box::new(move || {
                 // The asker is gone or has helped itself.

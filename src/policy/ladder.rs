@@ -10,7 +10,7 @@
 //! queue is full, or when no policy thread came back in time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -20,33 +20,14 @@ use super::guest::{Asked, Terms};
 use super::load::Policy;
 use super::sandbox::{Sandbox, Stage, classify, clean};
 use super::weigh::Weigh as _;
+pub(super) use super::worlds::grants::ALL_EDITS;
 use super::{Fault, PolicyFault, Refusal, Rung};
 
-/// Every kind of edit: what the built-in may do.
-pub(super) const ALL_EDITS: [&str; 22] = [
-    "set-env",
-    "unset-env",
-    "add-mount",
-    "remove-mount",
-    "add-file",
-    "set-label",
-    "add-capability",
-    "drop-capability",
-    "set-ulimit",
-    "set-sysctl",
-    "set-shm-size",
-    "set-pids-limit",
-    "set-cpu-limit",
-    "set-memory-swap",
-    "set-network",
-    "add-host",
-    "add-dns",
-    "add-device",
-    "set-security-option",
-    "set-read-only-root",
-    "set-oom-score",
-    "extra",
-];
+/// What the built-in stands under: it sees and may do everything.
+pub(super) static BUILTIN_TERMS: LazyLock<Terms> = LazyLock::new(|| Terms {
+    grants: ALL_EDITS.map(str::to_owned).into(),
+    image_labels: vec!["*".to_owned()],
+});
 
 /// When which rung has to be done.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +118,6 @@ pub(super) struct Climb<D: Asked> {
     pub context: types::Context,
     pub twin_settings: Arc<[types::Setting]>,
     pub deadlines: Deadlines,
-    pub bytes_in: usize,
 }
 
 impl<D: Asked> Clone for Climb<D> {
@@ -147,7 +127,6 @@ impl<D: Asked> Clone for Climb<D> {
             context: self.context.clone(),
             twin_settings: Arc::clone(&self.twin_settings),
             deadlines: self.deadlines,
-            bytes_in: self.bytes_in,
         }
     }
 }
@@ -171,11 +150,9 @@ impl<D: Asked> Climb<D> {
         let begun = Instant::now();
         let mut ctx = self.context.clone();
         ctx.settings = self.twin_settings.to_vec();
-        let terms =
-            Terms { grants: ALL_EDITS.map(str::to_owned).to_vec(), image_labels: vec!["*".to_owned()] };
         // A panic in our own code must not fail a kernel with no word of why.
         let answer = catch_unwind(AssertUnwindSafe(|| {
-            let question = D::tailored(&self.question, &terms);
+            let question = D::tailored(&self.question, &BUILTIN_TERMS);
             let raw = D::twin(&ctx, &question)?;
             D::check(&ctx, &question, raw).map_err(|problem| internal(&problem))
         }))
@@ -200,14 +177,14 @@ impl<D: Asked> Climb<D> {
         }
         let mut ctx = self.context.clone();
         ctx.settings.clone_from(&step.policy.settings);
-        let question = D::tailored(&self.question, &step.policy.terms);
-        let weight = D::weigh(&question) + ctx.behind();
-        if weight > self.bytes_in {
-            let message = format!("the question has {weight} bytes, the limit is {}", self.bytes_in);
+        let weight = D::weigh(&self.question, &step.policy.terms) + ctx.behind();
+        let limit = step.policy.budgets.bytes_in;
+        if weight > limit {
+            let message = format!("the question has {weight} bytes, the limit is {limit} (bytes-in)");
             return (Try::failed(step, Fault::Boundary, message), None);
         }
         let cpu = thread_cpu();
-        match self.ask(sandbox, &step.policy, &ctx, &question, until) {
+        match self.ask(sandbox, &step.policy, &ctx, until) {
             Ok(answer) => {
                 (Try { step, micros: Some(micros(begun)), fault: None, blame: false }, Some(answer))
             }
@@ -226,18 +203,18 @@ impl<D: Asked> Climb<D> {
         sandbox: &Sandbox,
         policy: &Policy,
         ctx: &types::Context,
-        question: &D::Question,
         until: Instant,
     ) -> Result<Answer<D::Answer>, (Fault, String)> {
         let _running = sandbox.clock.running();
-        let mut store = sandbox.store(&policy.name, until);
+        let (question, terms) = (&self.question, &policy.terms);
+        let mut store = sandbox.store(&policy.name, until, policy.budgets);
         let guest =
             policy.pre.instantiate(&mut store).map_err(|e| classify(Stage::Instantiate, &e, store.data()))?;
-        let raw = D::call(&guest, &mut store, ctx, question)
+        let raw = D::call(&guest, &mut store, ctx, question, terms)
             .map_err(|e| classify(Stage::Call, &e, store.data()))?;
         match raw {
             Err(refusal) => Ok(Err(refusal)),
-            Ok(raw) => D::check(ctx, question, raw).map(Ok).map_err(|problem| {
+            Ok(raw) => D::check_under(ctx, question, terms, raw).map(Ok).map_err(|problem| {
                 (Fault::InvalidAnswer, format!("its answer is wrong: {}", clean(&problem, 1 << 10)))
             }),
         }

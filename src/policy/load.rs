@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use wasmtime::component::Component;
 
-use super::WorldKind;
 use super::bindings::types;
-use super::config::{PolicyConfig, Source};
+use super::config::{Budgets, PolicyConfig, Source};
 use super::error::Problem;
 use super::guest::{About, Guest, Pre, SettingInfo, Terms};
 use super::header::{self, MAX_MODULE_BYTES};
@@ -19,6 +18,11 @@ use super::manifest::{self, Manifest};
 use super::record::Record;
 use super::sandbox::{Sandbox, Stage, State, classify, clean};
 use super::settings;
+use super::shipped;
+use super::stage;
+use super::trust::Signer;
+use super::worlds::grants;
+use super::{Fault, WorldKind};
 use crate::ids::Digest;
 
 /// For `describe` and for `check-settings` each; no kernel waits for them.
@@ -34,6 +38,8 @@ pub(super) struct Policy {
     pub digest: Digest,
     /// A path, or `shipped`.
     pub source: String,
+    /// Who signed it.
+    pub signer: Option<Signer>,
     pub pre: Pre,
     pub settings: Vec<types::Setting>,
     /// The settings that it knows.
@@ -41,6 +47,7 @@ pub(super) struct Policy {
     /// Edits that it needs to be granted.
     pub needs: Vec<String>,
     pub terms: Terms,
+    pub budgets: Budgets,
     pub record: Record,
 }
 
@@ -61,6 +68,8 @@ pub(super) struct Module {
     pub digest: Digest,
     /// What it carries beside its code; it says what `about` says.
     pub manifest: Option<Manifest>,
+    /// Who signed it.
+    pub signer: Option<Signer>,
     pre: Pre,
 }
 
@@ -71,6 +80,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     let metadata = file.metadata().map_err(problem)?;
     if !metadata.is_file() {
         return Err(Problem::Read("it is not a regular file".to_owned()));
+    }
+    // Before anything of it is read.
+    if metadata.len() > MAX_MODULE_BYTES {
+        return Err(Problem::TooLarge { bytes: metadata.len(), limit: MAX_MODULE_BYTES });
     }
     let mut bytes = Vec::new();
     file.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes).map_err(problem)?;
@@ -85,18 +98,42 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Problem> {
 
 /// Checks, compiles and instantiates a component once, and asks what it says of itself.
 pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem> {
+    let at = sandbox.stages.begin(stage::Stage::Checking);
+    let digest = Digest::of(bytes);
+    // What comes with berth is as good as berth.
+    let signer = if shipped::is_one(bytes) { None } else { sandbox.trust.judge(bytes)? };
     let world = header::read(bytes)?;
     let manifest = manifest::read(bytes)?;
-    let compile = |e: wasmtime::Error| Problem::Compile(clean(&format!("{e:#}"), 1 << 10));
-    let component = Component::from_binary(&sandbox.engine, bytes).map_err(compile)?;
+    at.next(stage::Stage::Compiling);
+    let compile = |e: wasmtime::Error| {
+        let message = clean(&format!("{e:#}"), 1 << 10);
+        // wasmtime has no type for it; a test holds the text.
+        match message.contains("pooling allocator") || message.contains("exceeds the limit of") {
+            true => Problem::DoesNotFit(message),
+            false => Problem::Compile(message),
+        }
+    };
+    let component = match sandbox.cache.as_ref().and_then(|cache| cache.get(&sandbox.engine, digest)) {
+        Some(component) => component,
+        None => {
+            let component = Component::from_binary(&sandbox.engine, bytes).map_err(compile)?;
+            if let Some(cache) = &sandbox.cache {
+                cache.put(&sandbox.engine, digest, &component);
+            }
+            component
+        }
+    };
     let link = |e: wasmtime::Error| Problem::Instantiate(clean(&format!("{e:#}"), 1 << 10));
     let pre =
         sandbox.linker.instantiate_pre(&component).and_then(|pre| Pre::new(world, pre)).map_err(link)?;
-    let about = presentable(once(sandbox, &pre, "describe", |guest, store| guest.describe(store))?)?;
+    at.next(stage::Stage::Describing);
+    let about =
+        once(sandbox, sandbox.budgets_at_most(), &pre, "describe", |guest, store| guest.describe(store))?;
+    let about = presentable(about)?;
     if let Some(manifest) = &manifest {
         manifest.agrees(world, &about)?;
     }
-    Ok(Module { world, about, digest: Digest::of(bytes), manifest, pre })
+    Ok(Module { world, about, digest, manifest, signer, pre })
 }
 
 impl Module {
@@ -107,27 +144,32 @@ impl Module {
         config: &PolicyConfig,
         source: String,
     ) -> Result<Policy, Problem> {
+        let _at = sandbox.stages.begin(stage::Stage::Configuring);
         let settings =
             settings::complete(&self.about.settings, &config.settings).map_err(Problem::Settings)?;
-        let checked = once(sandbox, &self.pre, "check-settings", |guest, store| {
+        // Instantiated once with what a call of it may use: what does not fit is found here, not by a kernel.
+        let budgets = sandbox.budgets.with(config);
+        let checked = once(sandbox, budgets, &self.pre, "check-settings", |guest, store| {
             guest.check_settings(store, &settings)
         })?;
         if let Err(problems) = checked {
             let problems = problems.iter().take(20).map(|problem| clean(problem, SUMMARY_BYTES)).collect();
             return Err(Problem::Settings(problems));
         }
-        let grants = grants(&self.about.needs, config)?;
+        let grants = granted(&self.about.needs, config)?;
         Ok(Policy {
             name: self.about.name.into(),
             version: self.about.version,
             summary: self.about.summary,
             digest: self.digest,
             source,
+            signer: self.signer,
             pre: self.pre,
             settings,
             known: self.about.settings,
             needs: self.about.needs,
-            terms: Terms { grants, image_labels: self.about.image_labels },
+            terms: Terms { grants: grants.into(), image_labels: self.about.image_labels },
+            budgets,
             record: Record::default(),
         })
     }
@@ -135,18 +177,20 @@ impl Module {
 
 impl Module {
     /// Without settings and grants, to be given those of records ([`Policy::given`]).
-    pub fn bare(self) -> Policy {
+    pub fn bare(self, budgets: Budgets) -> Policy {
         Policy {
             name: self.about.name.into(),
             version: self.about.version,
             summary: self.about.summary,
             digest: self.digest,
             source: "recorded".to_owned(),
+            signer: self.signer,
             pre: self.pre,
             settings: Vec::new(),
             known: self.about.settings,
             needs: self.about.needs,
-            terms: Terms { grants: Vec::new(), image_labels: self.about.image_labels },
+            terms: Terms { grants: Arc::from([]), image_labels: self.about.image_labels },
+            budgets,
             record: Record::default(),
         }
     }
@@ -161,11 +205,13 @@ impl Policy {
             summary: self.summary.clone(),
             digest: self.digest,
             source: self.source.clone(),
+            signer: self.signer.clone(),
             pre: self.pre.clone(),
             settings,
             known: self.known.clone(),
             needs: self.needs.clone(),
-            terms: Terms { grants, image_labels: self.terms.image_labels.clone() },
+            terms: Terms { grants: grants.into(), image_labels: self.terms.image_labels.clone() },
+            budgets: self.budgets,
             record: Record::default(),
         }
     }
@@ -174,17 +220,22 @@ impl Policy {
 /// One call of an instance of its own, with time enough.
 fn once<T>(
     sandbox: &Sandbox,
+    budgets: Budgets,
     pre: &Pre,
     function: &'static str,
     call: impl FnOnce(&Guest, &mut wasmtime::Store<State>) -> wasmtime::Result<T>,
 ) -> Result<T, Problem> {
     let _running = sandbox.clock.running();
-    let mut store = sandbox.store(&"loading".into(), Instant::now() + ABOUT_TIME);
-    let guest = pre
-        .instantiate(&mut store)
-        .map_err(|e| Problem::Instantiate(classify(Stage::Instantiate, &e, store.data()).1))?;
-    call(&guest, &mut store)
-        .map_err(|e| Problem::About { function, message: classify(Stage::Call, &e, store.data()).1 })
+    let mut store = sandbox.store(&"loading".into(), Instant::now() + ABOUT_TIME, budgets);
+    let guest =
+        pre.instantiate(&mut store).map_err(|e| match classify(Stage::Instantiate, &e, store.data()) {
+            (Fault::Memory, message) => Problem::DoesNotFit(message),
+            (_, message) => Problem::Instantiate(message),
+        })?;
+    call(&guest, &mut store).map_err(|e| match classify(Stage::Call, &e, store.data()) {
+        (Fault::Memory, message) => Problem::DoesNotFit(message),
+        (_, message) => Problem::About { function, message },
+    })
 }
 
 /// What a policy says of itself ends up in tables and logs.
@@ -210,15 +261,20 @@ fn presentable(about: About) -> Result<About, Problem> {
 }
 
 /// Two-sided: the policy says which edits it needs, the operator grants them. Our own is granted its needs.
-fn grants(needs: &[String], config: &PolicyConfig) -> Result<Vec<String>, Problem> {
+fn granted(needs: &[String], config: &PolicyConfig) -> Result<Vec<String>, Problem> {
+    let unknown = grants::unknown(needs);
+    if !unknown.is_empty() {
+        return Err(Problem::UnknownNeeds(unknown));
+    }
     if config.grants.is_empty() && config.source == Source::Shipped {
         return Ok(needs.to_vec());
     }
-    // `add-mount:/data/**` grants (a part of) `add-mount`; each mount is checked when it is made.
-    let kind = |grant: &str| grant.split(':').next().unwrap_or(grant).to_owned();
-    let missing: Vec<String> =
-        needs.iter().filter(|need| !config.grants.iter().any(|g| kind(g) == kind(need))).cloned().collect();
-    if missing.is_empty() { Ok(config.grants.clone()) } else { Err(Problem::NotGranted(missing)) }
+    let missing = grants::missing(needs, &config.grants);
+    if missing.is_empty() {
+        return Ok(grants::both(needs, &config.grants));
+    }
+    let all = config.grants.iter().chain(&missing).cloned().collect();
+    Err(Problem::NotGranted { missing, all })
 }
 
 #[cfg(test)]
@@ -229,11 +285,20 @@ mod tests {
     fn a_foreign_policy_gets_the_edits_it_needs_only_when_they_are_granted() {
         let needs = ["set-env".to_owned(), "add-mount".to_owned()];
         let mut config = PolicyConfig { source: Source::File("/p.wasm".into()), ..PolicyConfig::default() };
-        config.grants = vec!["add-mount:/data/**".to_owned()];
-        assert_eq!(grants(&needs, &config), Err(Problem::NotGranted(vec!["set-env".to_owned()])));
+        config.grants = vec!["add-mount:/data/**".to_owned(), "set-label".to_owned()];
+        let problem = granted(&needs, &config).unwrap_err();
+        assert_eq!(
+            problem.to_string(),
+            "it needs set-env, not granted: write grants = [\"add-mount:/data/**\", \"set-label\", \"set-env\"] for \
+             it in [policy.container-config]"
+        );
         config.grants.push("set-env".to_owned());
-        assert_eq!(grants(&needs, &config).as_ref(), Ok(&config.grants));
-        assert_eq!(grants(&needs, &PolicyConfig::default()), Ok(needs.to_vec()));
+        // No more than it says it needs.
+        let both = ["set-env".to_owned(), "add-mount:/data/**".to_owned()];
+        assert_eq!(granted(&needs, &config).as_deref(), Ok(&both[..]));
+        assert_eq!(granted(&needs, &PolicyConfig::default()), Ok(needs.to_vec()));
+        let newer = ["set-colour".to_owned()];
+        assert_eq!(granted(&newer, &config).unwrap_err().code(), "unknown-need");
     }
 
     #[test]

@@ -9,12 +9,14 @@
 //!  Handle::ask ──queue──> ladder: active, last good, twin   ticks while a call is in flight
 //!       ^─────oneshot──── (sandbox: a fresh instance a call)
 //! ```
-//! Files in reading order: `config`, `header` and `load` (bytes to a policy), `sandbox` (wasmtime and the
+//! Files in reading order: `config`, `trust` (who vouches for a module), `header`, `cache` and `load` (bytes to a
+//! policy), `sandbox` (wasmtime and the
 //! budgets), `guest` (typed calls), `ladder` (one decision), `slot` (who is asked: one pointer each), `host` (one
 //! ask), `record` (what is remembered of a module), `journal` (what was decided), `swap` (push, activate, roll
 //! back while kernels run) with `rows` and `shelf` (what of it is on disk), `worlds` (questions, checks and
 //! twins; pure).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ use crate::ids::Digest;
 
 pub mod author;
 pub mod bindings;
+mod cache;
 mod clock;
 mod config;
 mod error;
@@ -47,19 +50,22 @@ mod shadow;
 mod shelf;
 pub mod shipped;
 mod slot;
+mod stage;
 pub mod swap;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 mod weigh;
 pub mod worlds;
 
-pub use config::{Config, PolicyConfig, SettingValue, Settings, Source};
+pub use config::{Budgets, Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};
-use guest::Asked;
+pub use guest::Asked;
 use journal::Journal;
 pub use probation::ProbationView;
 pub use rows::{Act, Choice, Chosen, Event, ModuleRow, ShadowRow, SlotRow};
 pub use shadow::ShadowView;
+pub use stage::{Loading, Stage};
 
 /// Every world.
 const WORLDS: [WorldKind; 3] = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
@@ -100,8 +106,6 @@ pub enum Fault {
     Boundary,
     /// It trapped.
     Trap,
-    /// It ran out of stack, which depends on the compiler.
-    StackOverflow,
     /// Its answer did not pass the checks.
     InvalidAnswer,
     /// No policy thread was free in time.
@@ -111,13 +115,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Whether it depended on the machine, its load or the compiler: decided again it may not happen.
-    #[must_use]
-    pub fn depends_on_the_machine(self) -> bool {
-        matches!(self, Self::Deadline | Self::Memory | Self::Busy | Self::StackOverflow)
-    }
-
-    /// Its code.
+    /// Its stable code, as in JSON.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -125,10 +123,26 @@ impl Fault {
             Self::Memory => "memory",
             Self::Boundary => "boundary",
             Self::Trap => "trap",
-            Self::StackOverflow => "stack-overflow",
             Self::InvalidAnswer => "invalid-answer",
             Self::Busy => "busy",
             Self::Link => "link",
+        }
+    }
+
+    /// What it means, for people.
+    #[must_use]
+    pub fn sentence(code: &str) -> &'static str {
+        match code {
+            "answered" => "its answer was taken",
+            "refused" => "it said no, as it may",
+            "deadline" => "its time was up (deadline-ms)",
+            "memory" => "it wanted more memory than it may have (memory-bytes)",
+            "boundary" => "question or answer had too many bytes (bytes-in, bytes-out)",
+            "trap" => "it crashed",
+            "invalid-answer" => "its answer was not possible",
+            "busy" => "no policy thread was free in time",
+            "link" => "it could not be instantiated",
+            _ => "",
         }
     }
 }
@@ -170,6 +184,19 @@ pub struct PolicyFault {
     pub message: String,
 }
 
+impl PolicyFault {
+    /// Whether another machine, or the same one later, might not have failed.
+    #[must_use]
+    pub fn depends_on_the_machine(&self) -> bool {
+        match self.fault {
+            Fault::Deadline | Fault::Memory | Fault::Busy => true,
+            // How much stack a function takes is the compiler's choice.
+            Fault::Trap => self.message.starts_with(sandbox::STACK_OVERFLOW),
+            Fault::Boundary | Fault::InvalidAnswer | Fault::Link => false,
+        }
+    }
+}
+
 /// Why a policy (or the built-in) says no.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -189,7 +216,12 @@ pub struct Decided<A> {
     pub answer: Result<A, Refusal>,
     /// Who gave it.
     pub by: DecidedBy,
+    /// The edits that they may make (`container-config`).
+    pub granted: Arc<[String]>,
 }
+
+/// Code of the refusal where two policies of the chain set the same thing differently.
+pub const CHAIN_CONFLICT: &str = "chain-conflict";
 
 /// One line of `berth policy list`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -220,6 +252,12 @@ pub struct PolicyView {
     pub p99_micros: u64,
     /// The last failure, if any.
     pub last_fault: Option<PolicyFault>,
+    /// Who signed its module, if somebody did.
+    #[serde(default)]
+    pub signer: Option<trust::Signer>,
+    /// How many calls ended in which way: `answered`, `refused`, or the code of a [`Fault`].
+    #[serde(default)]
+    pub outcomes: BTreeMap<String, u64>,
     /// Why it is not asked any more, when it failed too often.
     #[serde(default)]
     pub demoted: Option<String>,
@@ -260,6 +298,8 @@ pub struct Kept {
     pub modules: PathBuf,
     /// The folder of the journal.
     pub journal: PathBuf,
+    /// The folder of compiled code.
+    pub cache: PathBuf,
     /// What of it could not be read, a sentence each.
     pub problems: Vec<String>,
 }
@@ -388,6 +428,33 @@ impl Handle {
         self.host.ask::<D>(link, question, purpose).await
     }
 
+    /// The built-in's answer in place of one that passed the checks and cannot be carried out: that counts as a
+    /// failure of the one who gave it.
+    #[must_use]
+    pub fn overrule<D: Asked>(
+        &self,
+        purpose: Purpose,
+        link: usize,
+        question: D::Question,
+        by: DecidedBy,
+        problem: String,
+    ) -> Decided<D::Answer> {
+        self.host.overrule::<D>(purpose, link, question, by, problem)
+    }
+
+    /// Takes down that two members of a chain contradict each other: `question` is what the second was asked, `by`
+    /// who it was, `refusal` what became of the kernel. Shown as a problem until one of the two is replaced.
+    pub fn conflict<D: Asked>(
+        &self,
+        purpose: Purpose,
+        links: (usize, usize),
+        question: D::Question,
+        by: &DecidedBy,
+        refusal: &Refusal,
+    ) {
+        self.host.conflict::<D>(purpose, links, question, by, refusal);
+    }
+
     /// The built-in's answer at once, on the calling thread. For the rest of a burst after one of its
     /// questions met the deadline (design §4), so that a slow policy does not delay each in turn.
     #[must_use]
@@ -413,7 +480,7 @@ impl Handle {
             let begun = std::time::Instant::now();
             for _ in 0..times {
                 let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-                let mut store = sandbox.store(&policy.name, until);
+                let mut store = sandbox.store(&policy.name, until, policy.budgets);
                 if policy.pre.instantiate(&mut store).is_err() {
                     return Ok(None);
                 }
@@ -423,10 +490,26 @@ impl Handle {
         timed.ok().flatten()
     }
 
+    /// How long it takes to ask the active policy of a world's first member, so many times one after another on a
+    /// thread of its own: everything that a policy thread does for a decision, without the way there and back. None
+    /// where the built-in is active, or a call comes to nothing. For benches.
+    #[must_use]
+    pub fn time_calls<D: Asked>(&self, question: &D::Question, times: u64) -> Option<std::time::Duration> {
+        let (host, question) = (Arc::clone(&self.host), question.clone());
+        let timed = on_a_thread(move || Ok::<_, PolicyError>(host.time_calls::<D>(question, times)));
+        timed.ok().flatten()
+    }
+
     /// One line per world and member of its chain.
     #[must_use]
     pub fn list(&self) -> Vec<PolicyView> {
         self.host.list()
+    }
+
+    /// What the module is at that is being loaded, if one is.
+    #[must_use]
+    pub fn loading(&self) -> Option<Loading> {
+        self.host.wasm.as_ref().and_then(|wasm| wasm.sandbox.stages.now())
     }
 
     /// What an operator should know: policies that did not load or were demoted, a sentence each.
@@ -441,6 +524,17 @@ impl Handle {
         self.host.journal.as_ref()
     }
 }
+
+/// The bytes of a module's file, if it is not too large to be one.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn read_module(path: &Path) -> Result<Vec<u8>, Problem> {
+    load::read(path)
+}
+
+/// The versions of the interface that this agent speaks.
+pub use header::WINDOW;
 
 /// Loads a policy's file as the agent would, without settings, and tells what it is.
 ///

@@ -1,11 +1,11 @@
 //! What is remembered of a policy's calls: counts, times, the last failure, and whether it was demoted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::PolicyFault;
 use super::probation::Counts;
+use super::{Fault, PolicyFault};
 
 /// Calls whose times are kept.
 const TIMES: usize = 1_000;
@@ -20,10 +20,22 @@ pub(super) struct Record {
     inner: Mutex<Inner>,
 }
 
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its answer was taken.
+    Answered,
+    /// It said no, which is an answer, too.
+    Refused,
+    /// A lower rung answered.
+    Failed(Fault),
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     calls: u64,
     fallbacks: u64,
+    outcomes: BTreeMap<&'static str, u64>,
     times: VecDeque<u32>,
     last_fault: Option<PolicyFault>,
     failures: VecDeque<Instant>,
@@ -37,6 +49,7 @@ struct Inner {
 pub(super) struct Snapshot {
     pub calls: u64,
     pub fallbacks: u64,
+    pub outcomes: BTreeMap<String, u64>,
     pub p50_micros: u64,
     pub p99_micros: u64,
     pub last_fault: Option<PolicyFault>,
@@ -48,11 +61,17 @@ impl Record {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A decision was asked of it; `micros`, when it was really called.
-    pub fn asked(&self, answered: bool, micros: Option<u32>) {
+    /// A decision was asked of it and ended like that; `micros`, when it was really called.
+    pub fn asked(&self, outcome: End, micros: Option<u32>) {
         let mut inner = self.lock();
         inner.calls += 1;
-        inner.fallbacks += u64::from(!answered);
+        inner.fallbacks += u64::from(matches!(outcome, End::Failed(_)));
+        let code = match outcome {
+            End::Answered => "answered",
+            End::Refused => "refused",
+            End::Failed(fault) => fault.code(),
+        };
+        *inner.outcomes.entry(code).or_default() += 1;
         if let Some(micros) = micros {
             if inner.times.len() == TIMES {
                 inner.times.pop_front();
@@ -128,6 +147,7 @@ impl Record {
         Snapshot {
             calls: inner.calls,
             fallbacks: inner.fallbacks,
+            outcomes: inner.outcomes.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
             p50_micros: percentile(50),
             p99_micros: percentile(99),
             last_fault: inner.last_fault.clone(),
@@ -138,7 +158,6 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Fault;
     use super::*;
 
     fn fault() -> PolicyFault {
@@ -178,13 +197,15 @@ mod tests {
     fn percentiles_are_of_the_last_thousand_calls() {
         let record = Record::default();
         assert_eq!(record.snapshot(), Snapshot::default());
-        record.asked(true, Some(1_000_000));
+        record.asked(End::Answered, Some(1_000_000));
         for micros in 1..=1_000 {
-            record.asked(micros != 500, Some(micros));
+            record.asked(if micros == 500 { End::Failed(Fault::Trap) } else { End::Refused }, Some(micros));
         }
-        record.asked(false, None);
+        record.asked(End::Failed(Fault::Busy), None);
         let now = record.snapshot();
         assert_eq!((now.calls, now.fallbacks), (1_002, 2));
+        let outcomes: Vec<_> = now.outcomes.iter().map(|(code, count)| (code.as_str(), *count)).collect();
+        assert_eq!(outcomes, [("answered", 1), ("busy", 1), ("refused", 999), ("trap", 1)]);
         assert_eq!((now.p50_micros, now.p99_micros), (501, 991));
     }
 }

@@ -1,4 +1,4 @@
-//! wasmtime, set up once: the engine, the one import, the three budgets of a call, and how a failed call
+//! wasmtime, set up once: the engine with what modules need to get into it, the one import, the three budgets of a call, and how a failed call
 //! is told apart (design §6; the figures behind the settings are in the notes beside the WIT).
 //!
 //! A call gets a fresh instance, so nothing of one call is seen by another. The wall clock is checked
@@ -17,7 +17,11 @@ use wasmtime::{
 
 use super::Fault;
 use super::bindings::{host, types};
+use super::cache::Cache;
 use super::clock::Clock;
+use super::config::Budgets;
+use super::stage::Stages;
+use super::trust::Trust;
 
 /// Core instances of one component: Python needs up to 40, Rust 4.
 const CORE_INSTANCES: u32 = 48;
@@ -28,21 +32,20 @@ const LOG_LINE_BYTES: usize = 1 << 10;
 const LOG_CALL_BYTES: usize = 64 << 10;
 const BACKTRACE_FRAMES: usize = 16;
 
-/// What one call may use.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Budgets {
-    /// All linear memories together, in bytes.
-    pub memory_bytes: usize,
-    /// Answer and log lines, in bytes.
-    pub bytes_out: usize,
-}
-
 /// The engine, its imports and its clock.
 pub(super) struct Sandbox {
     pub engine: Engine,
     pub linker: Linker<State>,
     pub clock: Clock,
-    budgets: Budgets,
+    /// Where `[policy.<world>]` says nothing else.
+    pub budgets: Budgets,
+    most_memory: usize,
+    /// Whom modules must be signed by.
+    pub trust: Trust,
+    /// Code that was compiled before.
+    pub cache: Option<Cache>,
+    /// How far the module is that is being loaded.
+    pub stages: Stages,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -52,28 +55,42 @@ impl std::fmt::Debug for Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox in which `calls` calls can run at once.
-    pub fn new(budgets: Budgets, calls: usize) -> Result<Self, String> {
-        let engine = engine(budgets, calls).map_err(|e| format!("{e:#}"))?;
+    /// A sandbox in which `calls` calls can run at once, none of them in more than `most_memory` bytes.
+    pub fn new(budgets: Budgets, most_memory: usize, calls: usize) -> Result<Self, String> {
+        let engine = engine(most_memory, calls).map_err(|e| format!("{e:#}"))?;
         let mut linker = Linker::new(&engine);
         types::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)
             .and_then(|()| host::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state))
             .map_err(|e| format!("{e:#}"))?;
         let clock = Clock::start(engine.clone()).map_err(|e| format!("no thread for the clock: {e}"))?;
-        Ok(Self { engine, linker, clock, budgets })
+        Ok(Self {
+            engine,
+            linker,
+            clock,
+            budgets,
+            most_memory,
+            trust: Trust::default(),
+            cache: None,
+            stages: Stages::default(),
+        })
+    }
+
+    /// For `describe`, which is asked before it is known whose section holds: no less than any policy may have.
+    pub fn budgets_at_most(&self) -> Budgets {
+        Budgets { memory_bytes: self.most_memory, ..self.budgets }
     }
 
     /// A store for one call that must be over at `until`. Hold [`Clock::running`] while it is used.
-    pub fn store(&self, policy: &Arc<str>, until: Instant) -> Store<State> {
+    pub fn store(&self, policy: &Arc<str>, until: Instant, budgets: Budgets) -> Store<State> {
         let state = State {
             policy: Arc::clone(policy),
             until,
-            memory: MemoryBudget { used: 0, limit: self.budgets.memory_bytes, exceeded: None },
+            memory: MemoryBudget { used: 0, limit: budgets.memory_bytes, exceeded: None },
             log: Log::default(),
         };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(self.budgets.bytes_out);
+        store.set_hostcall_fuel(budgets.bytes_out);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| {
             if Instant::now() < store.data().until {
@@ -86,7 +103,7 @@ impl Sandbox {
     }
 }
 
-fn engine(budgets: Budgets, calls: usize) -> wasmtime::Result<Engine> {
+fn engine(most_memory: usize, calls: usize) -> wasmtime::Result<Engine> {
     let calls = u32::try_from(calls).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
@@ -96,7 +113,7 @@ fn engine(budgets: Budgets, calls: usize) -> wasmtime::Result<Engine> {
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_tables_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)
-        .max_memory_size(budgets.memory_bytes)
+        .max_memory_size(most_memory)
         .table_elements(TABLE_ELEMENTS)
         .max_core_instance_size(1 << 20)
         .max_component_instance_size(1 << 20)
@@ -217,6 +234,9 @@ impl ResourceLimiter for MemoryBudget {
     }
 }
 
+/// How the message of a trap for want of stack begins: whether it happens depends on the compiler's version.
+pub(super) const STACK_OVERFLOW: &str = "its stack overflowed";
+
 /// Where a call was when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -228,16 +248,21 @@ pub(super) enum Stage {
 pub(super) fn classify(stage: Stage, error: &wasmtime::Error, state: &State) -> (Fault, String) {
     if let Some(wanted) = state.memory.exceeded {
         let limit = state.memory.limit;
-        return (Fault::Memory, format!("it wanted {wanted} bytes of memory, the limit is {limit}"));
+        return (
+            Fault::Memory,
+            format!("it wanted {wanted} bytes of memory, the limit is {limit} (memory-bytes)"),
+        );
     }
     let root = error.root_cause().to_string();
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => (Fault::Deadline, "it was still running at its deadline".to_owned()),
-        Some(Trap::StackOverflow) => (Fault::StackOverflow, trapped(&root, error, state)),
+        Some(Trap::StackOverflow) => {
+            (Fault::Trap, format!("{STACK_OVERFLOW}: it calls itself too deep{}", whereabouts(error, state)))
+        }
         Some(_) => (Fault::Trap, trapped(&root, error, state)),
         // wasmtime's type for this is private; a test holds the text.
         None if root.contains("fuel allocated for hostcalls") => {
-            (Fault::Boundary, "its answer is larger than a policy may give".to_owned())
+            (Fault::Boundary, "its answer is larger than a policy may give (bytes-out)".to_owned())
         }
         None if stage == Stage::Instantiate => (Fault::Link, clean(&root, LOG_LINE_BYTES)),
         // Not a trap of the guest's code: its result could not be read.
@@ -248,7 +273,12 @@ pub(super) fn classify(stage: Stage, error: &wasmtime::Error, state: &State) -> 
 }
 
 fn trapped(root: &str, error: &wasmtime::Error, state: &State) -> String {
-    let mut text = clean(root, LOG_LINE_BYTES);
+    clean(root, LOG_LINE_BYTES) + &whereabouts(error, state)
+}
+
+/// In which functions it was, and what it said last.
+fn whereabouts(error: &wasmtime::Error, state: &State) -> String {
+    let mut text = String::new();
     let frames: Vec<String> = error
         .downcast_ref::<WasmBacktrace>()
         .into_iter()

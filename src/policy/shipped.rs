@@ -14,6 +14,11 @@ pub fn module(world: WorldKind) -> &'static [u8] {
     }
 }
 
+/// Whether it is one of them.
+pub(super) fn is_one(module: &[u8]) -> bool {
+    super::WORLDS.into_iter().any(|world| self::module(world) == module)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -360,6 +360,8 @@ impl Slot {
             ),
             calls: record.calls,
             fallbacks: record.fallbacks,
+            signer: policy.and_then(|policy| policy.signer.clone()),
+            outcomes: record.outcomes,
             p50_micros: record.p50_micros,
             p99_micros: record.p99_micros,
             last_fault,

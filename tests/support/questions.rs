@@ -175,6 +175,7 @@ pub fn adjust(cores: u32, holds: bool, plan: configuring::Plan) -> AdjustQuestio
         shares: if holds { shares.collect() } else { Vec::new() },
         plan,
         grants: berth_needs(),
+        placed_by_chain: Vec::new(),
     }
 }
 

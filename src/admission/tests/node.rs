@@ -80,7 +80,7 @@ impl task::Ask for Scheduler {
             }
             let mut say = script.say.lock().unwrap();
             let answer = if say.is_empty() { greedy(&question) } else { say.remove(0) };
-            Decided { answer, by: by("place") }
+            Decided { answer, by: by("place"), granted: Default::default() }
         })
     }
 
@@ -95,7 +95,7 @@ impl task::Ask for Scheduler {
                 verdicts.remove(0)
             };
             script.ordered.lock().unwrap().push(question);
-            Decided { answer: Ok(answer), by: by("order") }
+            Decided { answer: Ok(answer), by: by("order"), granted: Default::default() }
         })
     }
 }

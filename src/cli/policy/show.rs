@@ -7,7 +7,7 @@ use crate::cli::error::CliError;
 use crate::cli::output::{Output, age, until, world};
 use crate::control::policy_api::ShowQuery;
 use crate::policy::swap::Shown;
-use crate::policy::{Act, ProbationView};
+use crate::policy::{Act, Fault, ProbationView};
 
 /// Show a policy: what it is, its settings and grants, its failures, and what was active before
 #[derive(Debug, clap::Args)]
@@ -63,6 +63,9 @@ fn text(shown: &Shown) -> String {
     if let Some(digest) = shown.digest {
         line("digest", digest.to_string());
     }
+    if let Some(signer) = &shown.signer {
+        line("signed by", signer.to_string());
+    }
     line("about", shown.summary.clone());
     if let Some(module) = &shown.pushed {
         line(
@@ -95,6 +98,9 @@ fn text(shown: &Shown) -> String {
                 view.calls, view.fallbacks, view.p50_micros, view.p99_micros
             ),
         );
+        for (code, count) in &view.outcomes {
+            line("outcome", format!("{count} {code}: {}", Fault::sentence(code)));
+        }
         if let Some(fault) = &view.last_fault {
             line("last failure", fault.message.clone());
         }

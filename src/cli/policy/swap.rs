@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{settings, shadow, steps};
+use super::{settings, shadow, steps, waiting};
 use crate::cli::Context;
 use crate::cli::client::json;
 use crate::cli::error::CliError;
@@ -63,7 +63,8 @@ impl Push {
         let settings = settings::of(self.settings.as_ref())?;
         let link = self.link.map_or(String::new(), |link| format!("?link={link}"));
         let path = format!("/v1/policies/modules{link}");
-        let pushed: Pushed = context.agent.hand(&path, bytes).await.map_err(|error| CliError {
+        let handed = waiting::shown(context, context.agent.hand(&path, bytes)).await;
+        let pushed: Pushed = handed.map_err(|error| CliError {
             message: format!("{}: {}", self.file.display(), error.message),
             ..error
         })?;

@@ -5,8 +5,8 @@ use crate::policy::bindings::{configuring, types};
 use crate::policy::worlds::{Adjust, AdjustQuestion};
 use crate::policy::{self, Decided, DecidedBy, Purpose, Refusal};
 
-use super::edits::{self, Settled};
-use super::{MountKind, Plan};
+use super::edits::{self, Member, Settled};
+use super::{MountKind, Plan, sources};
 use crate::admission::{self, Allocation};
 
 /// A value longer than this is hidden from policies (wit: `variable`).
@@ -24,7 +24,8 @@ pub struct Said {
 /// Runs the chain over `plan`.
 ///
 /// # Errors
-/// The refusal of a policy, or of the host when two of them contradict each other.
+/// The refusal of a policy, or of the host where two of them contradict each other ([`policy::CHAIN_CONFLICT`]):
+/// whichever were followed, the kernel would not be as one of the operator's own policies wants it.
 pub async fn run(
     policy: &policy::Handle,
     purpose: Purpose,
@@ -35,32 +36,44 @@ pub async fn run(
 ) -> Result<Vec<Said>, (Refusal, DecidedBy)> {
     let (node, shares) = own_devices(offer, allocations);
     let request = admission::kernel_request(request, offer);
-    let mut settled = Settled::new();
+    let mut settled = Settled::default();
     let mut said = Vec::new();
     for link in 0..policy.chain_len() {
-        let question = AdjustQuestion {
+        let question = |plan: &Plan, settled: &Settled| AdjustQuestion {
             request: request.clone(),
             node: node.clone(),
             shares: shares.clone(),
             plan: as_question(plan),
             // The host fills in what the operator grants this member.
             grants: Vec::new(),
+            placed_by_chain: settled.targets(),
         };
-        let Decided { answer, by } = policy.ask_for::<Adjust>(purpose, link, question).await;
-        match answer {
-            Err(refusal) => return Err((refusal, by)),
-            Ok(answer) => {
-                if let Err(conflict) = edits::apply(plan, &mut settled, &by.policy, answer.clone()) {
-                    let refusal = Refusal {
-                        code: "policy-conflict".to_owned(),
-                        message: conflict.to_string(),
-                        retry_later: false,
-                    };
-                    return Err((refusal, by));
-                }
-                said.push(Said { by, edits: answer });
+        let asked = question(plan, &settled);
+        let decided = policy.ask_for::<Adjust>(purpose, link, asked).await;
+        let decided = match sources::resolve(decided).await {
+            Ok(decided) => decided,
+            // As with any answer that cannot be carried out, the built-in decides instead.
+            Err((by, problem)) => {
+                policy.overrule::<Adjust>(purpose, link, question(plan, &settled), by, problem)
             }
+        };
+        let Decided { answer, by, .. } = decided;
+        let edits = match answer {
+            Err(refusal) => return Err((refusal, by)),
+            Ok(edits) => edits,
+        };
+        let member = Member { link, name: by.policy.clone() };
+        if let Err(conflict) = edits::apply(plan, &mut settled, &member, edits.clone()) {
+            let refusal = Refusal {
+                code: policy::CHAIN_CONFLICT.to_owned(),
+                message: conflict.to_string(),
+                retry_later: false,
+            };
+            let links = (conflict.first.link, conflict.second.link);
+            policy.conflict::<Adjust>(purpose, links, question(plan, &settled), &by, &refusal);
+            return Err((refusal, by));
         }
+        said.push(Said { by, edits });
     }
     Ok(said)
 }
@@ -97,7 +110,7 @@ fn own_devices(offer: &Offer, allocations: &[Allocation]) -> (types::Node, Vec<t
 }
 
 /// The plan in the words of the WIT.
-fn as_question(plan: &Plan) -> configuring::Plan {
+pub(super) fn as_question(plan: &Plan) -> configuring::Plan {
     let spec = &plan.spec;
     configuring::Plan {
         env: spec
@@ -108,7 +121,9 @@ fn as_question(plan: &Plan) -> configuring::Plan {
                 value: (!is_secret(name) && value.len() <= LONGEST_VALUE).then(|| value.clone()),
             })
             .collect(),
-        mounts: spec
+        // With the files that earlier policies added, as the container gets them.
+        mounts: plan
+            .render()
             .mounts
             .iter()
             .map(|mount| configuring::Mount {

@@ -10,34 +10,80 @@ use crate::policy::bindings::configuring::{self, Edit};
 
 use super::{Plan, TextFile};
 
+/// A policy of the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its place in the chain, from 0: the same module may be there twice.
+    pub link: usize,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (link {})", self.name, self.link)
+    }
+}
+
 /// Two policies of the chain set the same thing differently.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("policies {first} and {second} both set {field}, differently")]
+#[error("the container-config policies {first} and {second} both set {field}, differently")]
 pub struct Conflict {
     /// What both set.
     pub field: String,
     /// The policy that set it first.
-    pub first: String,
+    pub first: Member,
     /// The one after it.
-    pub second: String,
+    pub second: Member,
 }
 
 /// Who set what, over the whole chain: field -> (policy, value).
-pub type Settled = BTreeMap<String, (String, String)>;
+#[derive(Debug, Default)]
+pub struct Settled {
+    fields: BTreeMap<String, (Member, String)>,
+}
 
-/// Applies `edits` of `policy` to `plan`.
+/// How a mount's field begins.
+const MOUNT: &str = "mount ";
+/// In place of a value, where something was taken away.
+const REMOVED: &str = "\0removed";
+
+impl Settled {
+    /// Targets at which a policy of the chain has put something.
+    pub fn targets(&self) -> Vec<String> {
+        let there = |(field, (_, value)): (&String, &(Member, String))| {
+            field.strip_prefix(MOUNT).filter(|_| value != REMOVED).map(str::to_owned)
+        };
+        self.fields.iter().filter_map(there).collect()
+    }
+
+    fn check(&self, member: &Member, edits: &[Edit]) -> Result<(), Conflict> {
+        for (field, value) in edits.iter().filter_map(field_of) {
+            if let Some((first, before)) = self.fields.get(&field)
+                && *before != value
+                && first.link != member.link
+            {
+                return Err(Conflict { field, first: first.clone(), second: member.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies `edits` of `member` to `plan`.
 ///
 /// # Errors
-/// The first [`Conflict`] with an earlier policy; the plan is unusable then.
-pub fn apply(plan: &mut Plan, settled: &mut Settled, policy: &str, edits: Vec<Edit>) -> Result<(), Conflict> {
+/// The first [`Conflict`] with an earlier policy; nothing has changed then.
+pub fn apply(
+    plan: &mut Plan,
+    settled: &mut Settled,
+    member: &Member,
+    edits: Vec<Edit>,
+) -> Result<(), Conflict> {
+    settled.check(member, &edits)?;
     for edit in edits {
         if let Some((field, value)) = field_of(&edit) {
-            match settled.get(&field) {
-                Some((first, before)) if *before != value && first != policy => {
-                    return Err(Conflict { field, first: first.clone(), second: policy.to_owned() });
-                }
-                _ => settled.insert(field, (policy.to_owned(), value)),
-            };
+            settled.fields.insert(field, (member.clone(), value));
         }
         apply_one(plan, edit);
     }
@@ -48,13 +94,13 @@ pub fn apply(plan: &mut Plan, settled: &mut Settled, policy: &str, edits: Vec<Ed
 fn field_of(edit: &Edit) -> Option<(String, String)> {
     let (field, value) = match edit {
         Edit::SetEnv((name, value)) => (format!("env {name}"), value.clone()),
-        Edit::UnsetEnv(name) => (format!("env {name}"), "\0unset".to_owned()),
-        Edit::AddMount(mount) => (format!("mount {}", mount.target), format!("{mount:?}")),
-        Edit::RemoveMount(target) => (format!("mount {target}"), "\0removed".to_owned()),
-        Edit::AddFile(file) => (format!("mount {}", file.target), format!("{file:?}")),
+        Edit::UnsetEnv(name) => (format!("env {name}"), REMOVED.to_owned()),
+        Edit::AddMount(mount) => (format!("{MOUNT}{}", mount.target), format!("{mount:?}")),
+        Edit::RemoveMount(target) => (format!("{MOUNT}{target}"), REMOVED.to_owned()),
+        Edit::AddFile(file) => (format!("{MOUNT}{}", file.target), format!("{file:?}")),
         Edit::SetLabel((name, value)) => (format!("label {name}"), value.clone()),
-        Edit::AddCapability(name) => (format!("capability {name}"), "add".to_owned()),
-        Edit::DropCapability(name) => (format!("capability {name}"), "drop".to_owned()),
+        Edit::AddCapability(name) => (format!("capability {}", bare(name)), "add".to_owned()),
+        Edit::DropCapability(name) => (format!("capability {}", bare(name)), "drop".to_owned()),
         Edit::SetUlimit(limit) => (format!("ulimit {}", limit.name), format!("{limit:?}")),
         Edit::SetSysctl((name, value)) => (format!("sysctl {name}"), value.clone()),
         Edit::SetShmSize(bytes) => ("shm-size".to_owned(), bytes.to_string()),
@@ -65,9 +111,26 @@ fn field_of(edit: &Edit) -> Option<(String, String)> {
         Edit::SetReadOnlyRoot(value) => ("read-only-root".to_owned(), value.to_string()),
         Edit::SetOomScore(score) => ("oom-score".to_owned(), score.to_string()),
         Edit::AddHost((host, address)) => (format!("host {host}"), address.clone()),
-        Edit::AddDns(_) | Edit::AddDevice(_) | Edit::SetSecurityOption(_) | Edit::Extra(_) => return None,
+        Edit::SetSecurityOption(option) => {
+            (format!("security option {}", option_name(option)), option.clone())
+        }
+        Edit::AddDns(_) | Edit::AddDevice(_) | Edit::Extra(_) => return None,
     };
     Some((field, value))
+}
+
+/// `apparmor` of `apparmor=NAME`, `label=type` of `label=type:NAME`: what can be said once.
+fn option_name(option: &str) -> &str {
+    match option.split_once('=') {
+        Some(("label", _)) => option.split(':').next().unwrap_or(option),
+        Some((name, _)) => name,
+        None => option,
+    }
+}
+
+/// A capability without the prefix that some write.
+fn bare(capability: &str) -> &str {
+    capability.strip_prefix("CAP_").unwrap_or(capability)
 }
 
 fn apply_one(plan: &mut Plan, edit: Edit) {
@@ -102,12 +165,12 @@ fn apply_one(plan: &mut Plan, edit: Edit) {
             spec.labels.insert(name, value);
         }
         Edit::AddCapability(name) => {
-            spec.cap_drop.retain(|other| *other != name);
-            push_new(&mut spec.cap_add, name);
+            spec.cap_drop.retain(|other| bare(other) != bare(&name));
+            push_new(&mut spec.cap_add, bare(&name).to_owned());
         }
         Edit::DropCapability(name) => {
-            spec.cap_add.retain(|other| *other != name);
-            push_new(&mut spec.cap_drop, name);
+            spec.cap_add.retain(|other| bare(other) != bare(&name));
+            push_new(&mut spec.cap_drop, bare(&name).to_owned());
         }
         Edit::SetUlimit(limit) => {
             spec.ulimits.retain(|other| other.name != limit.name);

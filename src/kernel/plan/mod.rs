@@ -17,10 +17,11 @@ use crate::scratch::Folders;
 
 pub mod chain;
 mod edits;
+mod sources;
 #[cfg(test)]
 mod tests;
 
-pub use edits::{Conflict, apply};
+pub use edits::{Conflict, Member, apply};
 
 /// Where things lie in a container (contracts: kernel §2.5; design §5).
 const WORK: &str = "/home/work";

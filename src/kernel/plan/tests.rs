@@ -77,17 +77,108 @@ fn a_kernel_of_the_process_engine_is_told_this_hosts_paths() {
     assert!(spec.mounts.iter().all(|mount| mount.source == mount.target));
 }
 
+fn member(link: usize, name: &str) -> Member {
+    Member { link, name: name.to_owned() }
+}
+
+/// Edits of two policies that touch the same thing; none where they agree, else what both set.
+fn check_pair(first: Edit, second: Edit, field: Option<&str>) {
+    let mut plan = plan_with(&[], Layout::Container, &[]);
+    let mut settled = Settled::default();
+    apply(&mut plan, &mut settled, &member(0, "one"), vec![first.clone()]).unwrap();
+    let found = apply(&mut plan, &mut settled, &member(1, "two"), vec![second.clone()]).err();
+    let found = found.map(|conflict| (conflict.first.name, conflict.second.name, conflict.field));
+    let expected = field.map(|field| ("one".to_owned(), "two".to_owned(), field.to_owned()));
+    assert_eq!(found, expected, "{first:?} and {second:?}");
+}
+
+#[test]
+fn two_policies_may_say_the_same_and_not_contradict_each_other() {
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    let mount = |source: &str| {
+        Edit::AddMount(configuring::Mount {
+            kind: configuring::MountKind::Bind,
+            source: source.into(),
+            target: "/data".into(),
+            read_only: true,
+        })
+    };
+    let file = |content: &str| {
+        Edit::AddFile(configuring::TextFile { target: "/data".into(), content: content.into(), mode: 0o644 })
+    };
+    let ulimit = |soft| Edit::SetUlimit(configuring::Ulimit { name: "core".into(), soft, hard: 9 });
+    let option = |text: &str| Edit::SetSecurityOption(text.into());
+    let cases = [
+        (Edit::SetEnv(pair("P", "1")), Edit::SetEnv(pair("P", "2")), "env P"),
+        (Edit::SetEnv(pair("P", "1")), Edit::UnsetEnv("P".into()), "env P"),
+        (mount("/a"), mount("/b"), "mount /data"),
+        (mount("/a"), Edit::RemoveMount("/data".into()), "mount /data"),
+        (mount("/a"), file("x"), "mount /data"),
+        (file("x"), file("y"), "mount /data"),
+        (Edit::SetLabel(pair("l", "1")), Edit::SetLabel(pair("l", "2")), "label l"),
+        (Edit::AddCapability("CAP_CHOWN".into()), Edit::DropCapability("CHOWN".into()), "capability CHOWN"),
+        (ulimit(1), ulimit(2), "ulimit core"),
+        (Edit::SetSysctl(pair("net.a", "1")), Edit::SetSysctl(pair("net.a", "2")), "sysctl net.a"),
+        (Edit::SetShmSize(1), Edit::SetShmSize(2), "shm-size"),
+        (Edit::SetPidsLimit(1), Edit::SetPidsLimit(2), "pids-limit"),
+        (Edit::SetCpuLimit(1), Edit::SetCpuLimit(2), "cpu-limit"),
+        (Edit::SetMemorySwap(1), Edit::SetMemorySwap(2), "memory-swap"),
+        (Edit::SetNetwork("a".into()), Edit::SetNetwork("b".into()), "network"),
+        (Edit::AddHost(pair("h", "::1")), Edit::AddHost(pair("h", "::2")), "host h"),
+        (option("apparmor=a"), option("apparmor=b"), "security option apparmor"),
+        (option("label=type:a"), option("label=type:b"), "security option label=type"),
+        (Edit::SetReadOnlyRoot(true), Edit::SetReadOnlyRoot(false), "read-only-root"),
+        (Edit::SetOomScore(1), Edit::SetOomScore(2), "oom-score"),
+    ];
+    for (first, second, field) in cases {
+        check_pair(first.clone(), second.clone(), Some(field));
+        check_pair(first.clone(), first, None);
+        check_pair(second.clone(), second, None);
+    }
+    check_pair(option("label=type:a"), option("label=user:b"), None);
+    check_pair(Edit::AddDns("::1".into()), Edit::AddDns("::2".into()), None);
+}
+
+#[test]
+fn what_a_policy_has_put_somewhere_the_next_one_sees_and_may_say_again() {
+    let mut plan = plan_with(&[], Layout::Container, &[]);
+    let mut settled = Settled::default();
+    let file = configuring::TextFile { target: "/etc/pip.conf".into(), content: String::new(), mode: 0o644 };
+    let edits = vec![
+        Edit::AddFile(file),
+        Edit::UnsetEnv("A".into()),
+        Edit::SetEnv(("B".into(), "2".into())),
+        Edit::SetLabel(("team".into(), "x".into())),
+        Edit::RemoveMount("/gone".into()),
+    ];
+    apply(&mut plan, &mut settled, &member(0, "one"), edits).unwrap();
+    assert_eq!(settled.targets(), ["/etc/pip.conf"]);
+    let shown = chain::as_question(&plan);
+    assert!(shown.mounts.iter().any(|mount| mount.target == "/etc/pip.conf" && mount.read_only));
+    assert!(shown.env.iter().all(|variable| variable.name != "A"));
+    assert!(shown.env.iter().any(|variable| variable.name == "B" && variable.value.as_deref() == Some("2")));
+    assert!(shown.labels.contains(&("team".to_owned(), "x".to_owned())));
+}
+
 #[test]
 fn later_edits_of_one_policy_win_and_contradictions_of_two_are_named() {
     let mut plan = plan_with(&[], Layout::Container, &[]);
-    let mut settled = Settled::new();
+    let mut settled = Settled::default();
     let set = |value: &str| vec![Edit::SetEnv(("P".into(), value.into()))];
-    apply(&mut plan, &mut settled, "one", set("1")).unwrap();
-    apply(&mut plan, &mut settled, "one", set("2")).unwrap();
-    apply(&mut plan, &mut settled, "two", set("2")).unwrap();
+    apply(&mut plan, &mut settled, &member(0, "one"), set("1")).unwrap();
+    apply(&mut plan, &mut settled, &member(0, "one"), set("2")).unwrap();
+    apply(&mut plan, &mut settled, &member(1, "two"), set("2")).unwrap();
     assert_eq!(plan.spec.env["P"], "2");
-    let conflict = apply(&mut plan, &mut settled, "three", set("3")).unwrap_err();
-    assert_eq!(conflict.to_string(), "policies two and three both set env P, differently");
+    let before = plan.clone();
+    let three = [vec![Edit::UnsetEnv("A".into())], set("3")].concat();
+    let conflict = apply(&mut plan, &mut settled, &member(2, "three"), three).unwrap_err();
+    assert_eq!(
+        conflict.to_string(),
+        "the container-config policies two (link 1) and three (link 2) both set env P, differently"
+    );
+    assert_eq!(plan, before, "a contradiction changes nothing");
+    // The same module twice is two policies.
+    assert!(apply(&mut plan, &mut settled, &member(3, "two"), set("4")).is_err());
 }
 
 #[test]
@@ -95,7 +186,7 @@ fn added_files_are_written_on_the_host_and_mounted_read_only() {
     let mut plan = plan_with(&[], Layout::Container, &[]);
     let file =
         configuring::TextFile { target: "/etc/pip.conf".into(), content: "[global]".into(), mode: 0o100_644 };
-    apply(&mut plan, &mut Settled::new(), "p", vec![Edit::AddFile(file)]).unwrap();
+    apply(&mut plan, &mut Settled::default(), &member(0, "p"), vec![Edit::AddFile(file)]).unwrap();
     let mounts = plan.render().mounts;
     let mount = mounts.iter().find(|m| m.target == "/etc/pip.conf").unwrap();
     assert_eq!((mount.source.as_str(), mount.read_only), ("/s/k/config/files/0", true));
@@ -114,7 +205,7 @@ fn edits_replace_what_they_name() {
         Edit::AddHost(("db".into(), "10.0.0.1".into())),
         Edit::SetShmSize(1 << 20),
     ];
-    apply(&mut plan, &mut Settled::new(), "p", edits).unwrap();
+    apply(&mut plan, &mut Settled::default(), &member(0, "p"), edits).unwrap();
     let spec = plan.render();
     assert!(!spec.env.contains_key("A"));
     assert_eq!(

@@ -14,9 +14,9 @@ use serde_json::Map;
 use super::{AuthorError, Inspected, Questions, inspect, loaded, packed};
 use crate::policy::config::Config;
 use crate::policy::fixture::{self, Asking, Case, Expect, Typed, typed};
-use crate::policy::guest::{Asked, Terms};
+use crate::policy::guest::Asked;
 use crate::policy::journal::Entry;
-use crate::policy::ladder::ALL_EDITS;
+use crate::policy::ladder::BUILTIN_TERMS;
 use crate::policy::load::Policy;
 use crate::policy::sandbox::{Stage, classify};
 use crate::policy::weigh::{self, Weigh};
@@ -94,7 +94,7 @@ pub fn bench(
         if cases.is_empty() {
             return Err(AuthorError::NoFixtures(name));
         }
-        let asking = Asking { sandbox, module, bytes_in: config.bytes_in, call: CALL };
+        let asking = Asking { sandbox, module, call: CALL };
         let mut functions = Vec::new();
         for function in ["report", "place", "order", "evict", "adjust"] {
             let cases: Vec<&Case> = cases.iter().filter(|case| case.function == function).collect();
@@ -215,9 +215,10 @@ impl Typed for Timing<'_> {
         (figures.p50_ns, figures.p99_ns) = (percentile(&calls, 50), percentile(&calls, 99));
         let name: Arc<str> = self.asking.module.about.name.as_str().into();
         let bare = self.time(|turn| {
+            let one = &prepared[turn % prepared.len()];
             let _running = self.asking.sandbox.clock.running();
-            let mut store = self.asking.sandbox.store(&name, Instant::now() + CALL);
-            let _ = prepared[turn % prepared.len()].policy.pre.instantiate(&mut store);
+            let mut store = self.asking.sandbox.store(&name, Instant::now() + CALL, one.policy.budgets);
+            let _ = one.policy.pre.instantiate(&mut store);
         });
         figures.instantiate_ns = percentile(&bare, 50);
         let native = self.time(|turn| {
@@ -236,11 +237,10 @@ impl Timing<'_> {
         let (policy, asked) = self.asking.prepared::<D>(case)?;
         let bare_context = types::Context { settings: Vec::new(), ..case.context.clone() };
         let context = types::Context { settings: policy.settings.clone(), ..bare_context.clone() };
-        let question = D::tailored(&asked, &policy.terms).into_owned();
-        let all = Terms { grants: ALL_EDITS.map(str::to_owned).to_vec(), image_labels: vec!["*".to_owned()] };
-        let untailored = D::tailored(&asked, &all).into_owned();
-        let weight = D::weigh(&question) + context.behind();
-        Ok(Prepared { name: case.name.clone(), policy, context, question, bare_context, untailored, weight })
+        let untailored = D::tailored(&asked, &BUILTIN_TERMS).into_owned();
+        let weight = D::weigh(&asked, &policy.terms) + context.behind();
+        let name = case.name.clone();
+        Ok(Prepared { name, policy, context, question: asked, bare_context, untailored, weight })
     }
 
     /// One call. Returns the memory and the bytes that came out.
@@ -249,22 +249,20 @@ impl Timing<'_> {
         D::Raw: Weigh,
     {
         let sandbox = self.asking.sandbox;
-        if one.weight > self.asking.bytes_in {
-            return Err(format!(
-                "the question has {} bytes, the limit is {}",
-                one.weight, self.asking.bytes_in
-            ));
+        let limit = one.policy.budgets.bytes_in;
+        if one.weight > limit {
+            return Err(format!("the question has {} bytes, the limit is {limit}", one.weight));
         }
         let _running = sandbox.clock.running();
-        let mut store = sandbox.store(&one.policy.name, Instant::now() + CALL);
+        let mut store = sandbox.store(&one.policy.name, Instant::now() + CALL, one.policy.budgets);
         let guest = one.policy.pre.instantiate(&mut store);
         let guest = guest.map_err(|error| classify(Stage::Instantiate, &error, store.data()).1)?;
-        let raw = D::call(&guest, &mut store, &one.context, &one.question);
+        let raw = D::call(&guest, &mut store, &one.context, &one.question, &one.policy.terms);
         let raw = raw.map_err(|error| classify(Stage::Call, &error, store.data()).1)?;
         let mut out = 0;
         if let Ok(raw) = raw {
             out = weigh::list(std::slice::from_ref(&raw));
-            D::check(&one.context, &one.question, raw)?;
+            D::check_under(&one.context, &one.question, &one.policy.terms, raw)?;
         }
         Ok((store.data().memory_bytes(), out))
     }

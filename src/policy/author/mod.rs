@@ -172,7 +172,7 @@ pub fn test(subject: &str, component: Vec<u8>, questions: &Questions) -> Result<
         if files.is_empty() {
             return Err(AuthorError::NoFixtures(name));
         }
-        let verdicts = fixture::verdicts(sandbox, module, Config::default().bytes_in, &files);
+        let verdicts = fixture::verdicts(sandbox, module, &files);
         let policy = inspect::of(module, component).map_err(|problem| problem.of(name))?;
         Ok(Tested { policy, verdicts, idle })
     })

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
-use super::{DecidedBy, PolicyFault, Refusal, Rung, WorldKind};
+use super::{CHAIN_CONFLICT, DecidedBy, PolicyFault, Refusal, Rung, WorldKind};
 use crate::ids::Digest;
 
 pub mod exported;
@@ -413,7 +413,9 @@ pub(super) struct Made {
 
 impl Made {
     pub fn entry(self, seq: u64) -> Entry {
-        let replayable = !self.by.faults.iter().any(|fault| fault.fault.depends_on_the_machine());
+        // What the chain made of two answers no single policy can say again.
+        let of_chain = self.answer.as_ref().is_err_and(|refusal| refusal.code == CHAIN_CONFLICT);
+        let replayable = !of_chain && !self.by.faults.iter().any(PolicyFault::depends_on_the_machine);
         let (answer, refusal) = match self.answer {
             Ok(answer) => (Some(answer), None),
             Err(refusal) => (None, Some(refusal)),

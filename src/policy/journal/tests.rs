@@ -161,7 +161,6 @@ fn what_depends_on_the_machine_is_not_to_be_replayed() {
         (Fault::Deadline, false),
         (Fault::Memory, false),
         (Fault::Busy, false),
-        (Fault::StackOverflow, false),
         (Fault::Trap, true),
         (Fault::InvalidAnswer, true),
     ] {

@@ -144,6 +144,7 @@ impl Told for Adjust {
             ("shares", question.shares.json()),
             ("plan", question.plan.json()),
             ("grants", question.grants.json()),
+            ("placed-by-chain", question.placed_by_chain.json()),
         ])
     }
 
@@ -155,6 +156,7 @@ impl Told for Adjust {
             shares: fields.take("shares")?,
             plan: fields.take("plan")?,
             grants: fields.take("grants")?,
+            placed_by_chain: fields.take("placed-by-chain")?,
         };
         fields.end().map(|()| question)
     }

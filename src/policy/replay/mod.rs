@@ -119,12 +119,12 @@ impl Skip {
         }
     }
 
-    fn of(fault: Fault) -> Option<Self> {
-        match fault {
+    fn of(fault: &PolicyFault) -> Option<Self> {
+        match fault.fault {
             Fault::Deadline => Some(Self::Deadline),
             Fault::Memory => Some(Self::Memory),
             Fault::Busy => Some(Self::Busy),
-            Fault::StackOverflow => Some(Self::StackOverflow),
+            Fault::Trap if fault.depends_on_the_machine() => Some(Self::StackOverflow),
             _ => None,
         }
     }
@@ -137,7 +137,6 @@ pub(super) struct Bench {
     pub sandbox: Option<Arc<Sandbox>>,
     /// CPU time of one call.
     pub share: Duration,
-    pub bytes_in: usize,
 }
 
 /// Who is asked again.
@@ -174,7 +173,7 @@ pub(super) enum Compare {
 /// Decides an entry again and holds the answer against the one of then.
 pub(super) fn again(bench: &Bench, decider: &Decider, entry: &Entry, compare: Compare) -> Came {
     if !entry.replayable {
-        let why = entry.faults.iter().find_map(|fault| Skip::of(fault.fault));
+        let why = entry.faults.iter().find_map(|fault| Skip::of(fault));
         return Came::Skipped(why.unwrap_or(Skip::Busy));
     }
     let answered = match entry.function.as_str() {
@@ -218,7 +217,6 @@ fn ask<D: Asked>(bench: &Bench, decider: &Decider, entry: &Entry) -> Result<Said
         },
         // The active rung has half.
         deadlines: Deadlines { begun: Instant::now(), total: bench.share * 2 },
-        bytes_in: bench.bytes_in,
     };
     match decider {
         Decider::Builtin(_) => Ok(said::<D>(climb.twin(Vec::new()))),

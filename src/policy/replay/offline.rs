@@ -53,15 +53,16 @@ pub fn replay(ask: Offline, progress: impl FnMut(u64) + Send + 'static) -> Resul
 fn work(ask: &Offline, mut progress: impl FnMut(u64)) -> Result<Report, PolicyError> {
     let sandbox = host::sandbox(&ask.config, 1).map_err(|problem| problem.of("policy"))?;
     let mut wanted = ask.wanted.clone();
-    let bench = |share| Bench { sandbox: Some(Arc::new(sandbox)), share, bytes_in: ask.config.bytes_in };
+    let bench = |share| Bench { sandbox: Some(Arc::new(sandbox)), share };
     let mut run = match &ask.candidate {
         None => {
             let bench = bench(AMPLE);
             let files = Files::of(&ask.modules);
             let sandbox = bench.sandbox.clone();
             let find = move |digest| {
-                let module = load::module(sandbox.as_deref()?, &files.bytes(digest)?).ok()?;
-                Some(Arc::new(module.bare()))
+                let sandbox = sandbox.as_deref()?;
+                let module = load::module(sandbox, &files.bytes(digest)?).ok()?;
+                Some(Arc::new(module.bare(sandbox.budgets)))
             };
             Run::new(bench, Asked::Makers(Box::new(find)), None)
         }

@@ -35,6 +35,7 @@ impl Recorder {
             pushed: Vec::new(),
             modules: dir.path().join("policies"),
             journal: dir.path().join("journal"),
+            cache: dir.path().join("cache"),
             problems: Vec::new(),
         };
         let policy = start_kept(config, kept).unwrap();
@@ -127,6 +128,7 @@ fn adjust_question(request: &types::KernelRequest, node: &types::Node) -> Adjust
             hostname: "main1".to_owned(),
         },
         grants: vec![],
+        placed_by_chain: vec![],
     }
 }
 
@@ -135,16 +137,15 @@ fn again_elsewhere(entries: &[Entry], candidate: Option<&[u8]>) -> Report {
     let (entries, module) = (entries.to_vec(), candidate.map(<[u8]>::to_vec));
     std::thread::spawn(move || {
         let sandbox = Arc::new(host::sandbox(&Config::default(), 1).unwrap());
-        let bench =
-            Bench { sandbox: Some(Arc::clone(&sandbox)), share: Duration::from_secs(10), bytes_in: 4 << 20 };
+        let bench = Bench { sandbox: Some(Arc::clone(&sandbox)), share: Duration::from_secs(10) };
         let asked = match module {
             Some(bytes) => {
-                let policy = load::module(&sandbox, &bytes).unwrap().bare();
+                let policy = load::module(&sandbox, &bytes).unwrap().bare(sandbox.budgets);
                 Asked::Candidate(Decider::Module(Arc::new(policy)))
             }
             None => Asked::Makers(Box::new(move |digest| {
                 let bytes = offline::shipped_of(digest)?;
-                Some(Arc::new(load::module(&sandbox, &bytes).unwrap().bare()))
+                Some(Arc::new(load::module(&sandbox, &bytes).unwrap().bare(sandbox.budgets)))
             })),
         };
         let mut run = Run::new(bench, asked, None);
@@ -194,7 +195,7 @@ async fn what_depended_on_the_machine_or_another_agent_is_not_decided_again() {
     });
     let mut entries = recorder.decide_all().await;
     let order = entries.iter().position(|entry| entry.function == "order").unwrap();
-    assert_eq!((entries[order].faults[0].fault, entries[order].replayable), (Fault::StackOverflow, false));
+    assert_eq!((entries[order].faults[0].fault, entries[order].replayable), (Fault::Trap, false));
     // Another agent's built-in may have filled in something else.
     entries[1].agent = "0.0.1".to_owned();
     entries[1].answer = Some(json!({"shares": []}));
@@ -212,7 +213,7 @@ async fn what_depended_on_the_machine_or_another_agent_is_not_decided_again() {
 async fn a_run_out_of_time_says_how_many_it_did_not_reach() {
     let recorder = Recorder::new(|config, _| config.use_builtin());
     let entries = recorder.decide_all().await;
-    let bench = Bench { sandbox: None, share: Duration::from_secs(1), bytes_in: 4 << 20 };
+    let bench = Bench { sandbox: None, share: Duration::from_secs(1) };
     let asked = Asked::Candidate(Decider::Builtin(Arc::from([])));
     let mut run = Run::new(bench, asked, Some(Instant::now()));
     entries.iter().for_each(|entry| run.take(entry));

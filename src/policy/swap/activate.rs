@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{
-    Act, Choice, Chosen, Line, Member, Order, Report, Slot, Swap, SwapError, Swapped, Target,
-    WorldKind, event, journal, member_of_chain, slot_of, swapped, told,
+    Act, Choice, Chosen, Line, Member, Order, Report, Slot, Swap, SwapError, Swapped, Target, WorldKind,
+    event, journal, member_of_chain, slot_of, swapped, told,
 };
 use crate::policy::config::{SettingValue, Settings};
 use crate::policy::probation::Probation;

@@ -128,7 +128,7 @@ impl SwapError {
                 "give it its own by `berth policy activate --settings FILE.toml`, or mend its world's section in \
                  agent.toml and send the agent SIGHUP"
             }
-            Self::Module(Problem::NotGranted(_)) => {
+            Self::Module(Problem::NotGranted { .. }) => {
                 "what is granted there holds for pushed policies too; send the agent SIGHUP, then try again"
             }
             Self::Module(Problem::Read(_) | Problem::Damaged) => "push the module again",

@@ -173,6 +173,11 @@ fn folders(state_dir: &Path) -> (PathBuf, PathBuf) {
     (state_dir.join("policies"), state_dir.join("journal"))
 }
 
+/// Where compiled code lies.
+fn cache_folder(state_dir: &Path) -> PathBuf {
+    state_dir.join("policy-cache")
+}
+
 impl Kept {
     /// What an earlier agent process left; call it before [`super::start_kept`]. Rows that cannot be read are
     /// told by [`Handle::problems`], and are no more than that.
@@ -188,7 +193,7 @@ impl Kept {
             format!("what the state directory says of policy {} cannot be read: {}", row.key, row.problem)
         };
         let problems = aside.into_iter().chain(aside_modules).map(told).collect();
-        Ok(Self { rows, pushed, modules, journal, problems })
+        Ok(Self { rows, pushed, modules, journal, cache: cache_folder(state_dir), problems })
     }
 }
 
@@ -227,7 +232,7 @@ impl Swap {
                 let module = load::module(&wasm.sandbox, &bytes)?;
                 let world = module.world;
                 let link = member_of_chain(&policy, world, link)?;
-                let failed = fixture::problems(&wasm.sandbox, &module, policy.host.bytes_in);
+                let failed = fixture::problems(&wasm.sandbox, &module);
                 if !failed.is_empty() {
                     return Err(Problem::Fixtures(failed).into());
                 }

@@ -91,7 +91,10 @@ impl Swap {
                     run::Asked::Makers(Box::new(move |digest| {
                         there_already(&there, digest).or_else(|| {
                             let bytes = shelf.get(digest).ok().or_else(|| shipped_of(digest))?;
-                            Some(Arc::new(load::module(sandbox.as_deref()?, &bytes).ok()?.bare()))
+                            Some(Arc::new({
+                                let sandbox = sandbox.as_deref()?;
+                                load::module(sandbox, &bytes).ok()?.bare(sandbox.budgets)
+                            }))
                         })
                     }))
                 }

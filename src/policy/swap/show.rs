@@ -7,6 +7,7 @@ use super::{
 };
 use crate::amount;
 use crate::policy::bindings::types::SettingValue;
+use crate::policy::trust::Signer;
 use crate::policy::{PolicyConfig, PolicyView, slot};
 
 /// A slot with who is active in it, or a module that was pushed.
@@ -28,6 +29,9 @@ pub struct Shown {
     pub state: String,
     /// When and by whom it was pushed, if it was.
     pub pushed: Option<ModuleRow>,
+    /// Who signed it, if somebody did.
+    #[serde(default)]
+    pub signer: Option<Signer>,
     /// Its settings, as it gets them.
     pub settings: Vec<SettingShown>,
     /// Edits that it needs to be granted.
@@ -148,6 +152,7 @@ impl Swap {
             summary: String::new(),
             state: "pushed".to_owned(),
             pushed: books.modules.iter().find(|module| Some(module.digest) == digest).cloned(),
+            signer: None,
             settings: Vec::new(),
             needs: Vec::new(),
             grants: Vec::new(),
@@ -197,8 +202,9 @@ fn of_policy(shown: Shown, policy: &Policy, chosen: &Chosen, config: &PolicyConf
     }));
     Shown {
         settings,
+        signer: policy.signer.clone(),
         needs: policy.needs.clone(),
-        grants: policy.terms.grants.clone(),
+        grants: policy.terms.grants.to_vec(),
         image_labels: policy.terms.image_labels.clone(),
         ..shown
     }

@@ -15,6 +15,8 @@ pub const LIE: &str = "(i32.store (i32.const 128) (i32.const 99)) (i32.store (i3
 /// A list far outside its memory.
 pub const WILD: &str = "(i32.store (i32.const 64) (i32.const 0x7fffff00)) (i32.store (i32.const 68) (i32.const 1)) (i32.const 64)";
 pub const LOOP: &str = "(loop $again (br $again)) unreachable";
+/// Calls itself without end.
+pub const DEEP: &str = "(call $order (local.get 0))";
 pub const GROW: &str = "(loop $again (drop (memory.grow (i32.const 16))) (br $again)) unreachable";
 pub const TRAP: &str = "(call $log (i32.const 2) (i32.const 16) (i32.const 6)) unreachable";
 /// Loops when nobody waits: `waiting` is the second argument, behind the 48 bytes of `context`.
@@ -33,6 +35,18 @@ pub const ONCE_ONLY: &str =
 /// A guest of the world `scheduler` of which `order` is `body`.
 pub fn scheduler(body: &str) -> Vec<u8> {
     encode(WIT, "0.2.0", body, "(i32.const 32)")
+}
+
+/// The same that begins with `pages` of 64 KiB, and with a table of so many elements.
+pub fn scheduler_of_size(pages: u32, elements: u32) -> Vec<u8> {
+    let table = format!("(table {elements} funcref)");
+    component(
+        &module("0.1.0", NOTHING, "(i32.const 32)").replace(
+            "(memory (export \"memory\") 64)",
+            &format!("(memory (export \"memory\") {pages}) {table}"),
+        ),
+        WIT,
+    )
 }
 
 /// The same in another version of the package.
@@ -60,7 +74,11 @@ pub fn scheduler_that_refuses_settings() -> Vec<u8> {
 }
 
 fn encode(wit: &str, version: &str, order: &str, check_settings: &str) -> Vec<u8> {
-    let text = format!(
+    component(&module(version, order, check_settings), wit)
+}
+
+fn module(version: &str, order: &str, check_settings: &str) -> String {
+    format!(
         r#"(module
             (import "berth:policy/host@{version}" "log" (func $log (param i32 i32 i32)))
             (memory (export "memory") 64)
@@ -82,8 +100,11 @@ fn encode(wit: &str, version: &str, order: &str, check_settings: &str) -> Vec<u8
             (func $order (export "berth:policy/scheduling@{version}#order") (param i32) (result i32)
                 {order})
             (func (export "berth:policy/scheduling@{version}#evict") (param i32) (result i32) unreachable))"#
-    );
-    let mut module = wat::parse_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    )
+}
+
+fn component(text: &str, wit: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let mut resolve = Resolve::default();
     let package = resolve.push_source("policy.wit", wit).unwrap();
     let world = resolve.select_world(&[package], Some("scheduler")).unwrap();

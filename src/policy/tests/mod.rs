@@ -1,6 +1,8 @@
 //! The host with faulty guests: each fault is told apart, the twin answers, nothing else suffers.
 
+mod chain;
 pub(super) mod guests;
+mod limits;
 mod swap;
 
 use std::sync::{Arc, Mutex};
@@ -75,8 +77,8 @@ impl journal::Told for TestOrder {
 }
 
 impl Asked for TestOrder {
-    fn weigh(question: &TestQuestion) -> usize {
-        Order::weigh(&question.inner)
+    fn weigh(question: &TestQuestion, terms: &guest::Terms) -> usize {
+        Order::weigh(&question.inner, terms)
     }
 
     fn call(
@@ -84,9 +86,10 @@ impl Asked for TestOrder {
         store: &mut wasmtime::Store<State>,
         ctx: &types::Context,
         question: &TestQuestion,
+        terms: &guest::Terms,
     ) -> wasmtime::Result<Result<Self::Raw, Refusal>> {
         question.threads.lock().unwrap().push(std::thread::current().name().unwrap_or("?").to_owned());
-        Order::call(guest, store, ctx, &question.inner)
+        Order::call(guest, store, ctx, &question.inner, terms)
     }
 }
 
@@ -217,6 +220,11 @@ async fn a_trap_tells_where_and_the_last_words() {
     let bench = Bench::new(&guests::scheduler(guests::TRAP));
     check_fault(&bench, Fault::Trap, "`unreachable`").await;
     check_fault(&bench, Fault::Trap, "its last words: faulty").await;
+}
+
+#[tokio::test]
+async fn a_stack_overflow_is_a_trap_that_says_so() {
+    check_fault(&Bench::new(&guests::scheduler(guests::DEEP)), Fault::Trap, "its stack overflowed").await;
 }
 
 #[tokio::test]
@@ -452,7 +460,7 @@ fn a_modules_own_fixtures_are_asked_with_its_budgets() {
         let found: Result<_, PolicyError> = on_a_thread(move || {
             let sandbox = host::sandbox(&Config::default(), 1).unwrap();
             let module = load::module(&sandbox, &module).unwrap();
-            Ok(fixture::problems(&sandbox, &module, Config::default().bytes_in))
+            Ok(fixture::problems(&sandbox, &module))
         });
         found.unwrap()
     };
@@ -498,7 +506,7 @@ fn a_configuration_out_of_range_is_refused() {
 fn labels_a_policy_did_not_ask_for_are_hidden_from_it() {
     let question = question(2).inner;
     let terms = |patterns: &[&str]| guest::Terms {
-        grants: vec![],
+        grants: Default::default(),
         image_labels: patterns.iter().map(|p| (*p).to_owned()).collect(),
     };
     assert!(Order::tailored(&question, &terms(&[])).waiting[1].image_labels.is_empty());

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::questions::{self, GIB, ONE};
 use super::*;
@@ -223,6 +222,71 @@ async fn settings_of_the_slot_are_given_to_what_is_pushed() {
 }
 
 #[tokio::test]
+async fn a_signature_counts_when_it_is_pushed_and_after_a_restart() {
+    let mut node = Node::new();
+    let ops = trust::PrivateKey::new("ops", [1; 32]).unwrap();
+    node.config.trust = trust::Trust { required: true, keys: vec![ops.public()] };
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await.0, "scheduler", "what comes with berth needs none");
+    let error = agent.swap.push(last_core(), None, 0).await.unwrap_err();
+    assert!(error.code() == "unsigned" && error.to_string().contains("berth policy sign"), "{error}");
+    let digest = agent.push(&ops.sign(&last_core()).unwrap()).await;
+    agent.activate(digest).await;
+    let shown = agent.swap.show("scheduler", None).await.unwrap();
+    assert_eq!(shown[0].signer.clone().unwrap().name.as_deref(), Some("ops"));
+    agent.stop().await;
+
+    // The key is not trusted any more: the next start does without the policy, and says so.
+    node.config.trust.keys = vec![trust::PrivateKey::new("new", [2; 32]).unwrap().public()];
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
+    assert!(
+        agent.policy.problems()[0].contains("signed by a key that is not in"),
+        "{:?}",
+        agent.policy.problems()
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_cache_costs_time_and_nothing_else() {
+    let node = Node::new();
+    let agent = node.start().await;
+    let digest = agent.push(&last_core()).await;
+    agent.activate(digest).await;
+    agent.stop().await;
+    let cache = node.dir.path().join("policy-cache");
+    let entries = || {
+        let entries = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.file_name().unwrap() != "secret").collect::<Vec<_>>()
+    };
+    // The shipped scheduler and what was pushed.
+    assert_eq!(entries().len(), 2);
+    for damage in ["cut", "changed", "foreign", "gone"] {
+        for path in entries() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            match damage {
+                "cut" => bytes.truncate(middle),
+                "changed" => bytes[middle] ^= 1,
+                // Compiled elsewhere: sealed with another secret.
+                "foreign" => std::fs::remove_file(cache.join("secret")).unwrap_or_default(),
+                _ => std::fs::remove_dir_all(&cache).unwrap_or_default(),
+            }
+            if cache.is_dir() {
+                std::fs::write(&path, bytes).unwrap();
+            } else {
+                break;
+            }
+        }
+        let agent = node.start().await;
+        assert_eq!(agent.asks().await, ("last-core".into(), Rung::Active, 3), "{damage}");
+        assert!(agent.policy.problems().is_empty());
+        agent.stop().await;
+        assert_eq!(entries().len(), 2, "{damage}: compiled again");
+    }
+}
+
+#[tokio::test]
 async fn a_member_of_a_chain_has_to_be_named() {
     let mut node = Node::new();
     node.config.container_config =
@@ -354,18 +418,23 @@ async fn a_call_in_flight_ends_on_what_it_began_with() {
     assert_ne!(decided.by.digest, Some(other));
 }
 
+/// 2,000 placements a second from 8 threads, while two modules take turns every 50 ms.
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn placements_go_on_while_two_modules_alternate_and_none_mixes_them() {
+    const PLACEMENTS: u64 = 500;
     let node = Node::new();
     let agent = node.start().await;
     let (first, last) = (agent.push(shipped::module(SCHEDULER)).await, agent.push(&last_core()).await);
-    let done = Arc::new(AtomicBool::new(false));
+    agent.activate(first).await;
     let placing: Vec<_> = (0..8)
         .map(|_| {
-            let (policy, done) = (agent.policy.clone(), Arc::clone(&done));
+            let policy = agent.policy.clone();
             tokio::spawn(async move {
                 let mut counts = BTreeMap::<Option<Digest>, u64>::new();
-                while !done.load(Ordering::Relaxed) {
+                // Behind time it hurries to catch up.
+                let mut pace = tokio::time::interval(Duration::from_millis(4));
+                for _ in 0..PLACEMENTS {
+                    pace.tick().await;
                     let (by, core) = place(&policy).await;
                     assert!(by.faults.is_empty() && by.rung == Rung::Active, "{by:?}");
                     // Whoever says that they decided gave the core that they give.
@@ -376,18 +445,22 @@ async fn placements_go_on_while_two_modules_alternate_and_none_mixes_them() {
             })
         })
         .collect();
-    for _ in 0..20 {
-        agent.activate(last).await;
-        agent.activate(first).await;
+    let mut turn = tokio::time::interval(Duration::from_millis(50));
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut swaps = 0;
+    while !placing.iter().all(tokio::task::JoinHandle::is_finished) {
+        turn.tick().await;
+        agent.activate(if swaps % 2 == 0 { last } else { first }).await;
+        swaps += 1;
     }
-    done.store(true, Ordering::Relaxed);
     let mut counts = BTreeMap::<Option<Digest>, u64>::new();
     for placed in placing {
         for (digest, count) in placed.await.unwrap() {
             *counts.entry(digest).or_default() += count;
         }
     }
-    assert!(counts[&Some(first)] > 0 && counts[&Some(last)] > 0, "{counts:?}");
+    assert!(swaps > 1 && counts[&Some(first)] > 0 && counts[&Some(last)] > 0, "{swaps} swaps, {counts:?}");
+    assert_eq!(counts.values().sum::<u64>(), 8 * PLACEMENTS, "every decision was made");
     let journal = agent.policy.journal().unwrap();
     journal.settled().await;
     // The ring may have forgotten the oldest; each has a number.

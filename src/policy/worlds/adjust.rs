@@ -1,19 +1,14 @@
 //! `adjust`: how a container is configured.
 //!
-//! # Grants
-//!
-//! A grant is the name of an edit (`set-env`), or the name and a pattern for its subject
-//! (`add-mount:/data/**`, `set-env:HTTP_*`): `*` stands for anything without a `/`, `**` for anything,
-//! and `/data/**` is `/data` too. The subject of a mount is its source (a volume's name, `tmpfs`), of
-//! the others their name, path or key. The host's network needs `set-network:host` by name. The source of a mount is
-//! matched as written here; who makes the mount must resolve it and match again.
+//! Grants are matched by [`grants`](super::grants). The source of a mount is matched as written here; who makes the
+//! mount must resolve it and match again.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::configuring::{Edit, Mount, MountKind};
 use super::container_config as rules;
-use super::{Decision, Refusal, WorldKind, configuring, types};
+use super::{Decision, Refusal, WorldKind, configuring, grants, types};
 
 /// `adjust`: how a container is configured.
 #[derive(Debug)]
@@ -32,6 +27,9 @@ pub struct AdjustQuestion {
     pub plan: configuring::Plan,
     /// Edits the operator grants, e.g. `set-env`, `add-mount:/data/**` (`[policy.container-config] grants`).
     pub grants: Vec<String>,
+    /// Targets of mounts and files that policies before this one have added. Not shown to the policy beside the plan,
+    /// which has them.
+    pub placed_by_chain: Vec<String>,
 }
 
 /// What the built-in and the shipped policy need to be granted to make all their edits.
@@ -48,7 +46,7 @@ impl Decision for Adjust {
     /// Of the built-in's edits those that are granted.
     fn twin(ctx: &types::Context, question: &AdjustQuestion) -> Result<Self::Raw, Refusal> {
         let mut edits = rules::adjust(ctx, &question.node, &question.shares, &question.plan);
-        edits.retain(|edit| is_granted(&question.grants, &subject(edit)));
+        edits.retain(|edit| allowed(&question.grants, &subject(edit)));
         Ok(edits)
     }
 
@@ -57,133 +55,116 @@ impl Decision for Adjust {
         question: &AdjustQuestion,
         raw: Self::Raw,
     ) -> Result<(Self::Answer, Option<String>), String> {
-        let mut touched = HashSet::new();
-        let removed: HashSet<String> = raw
-            .iter()
-            .filter_map(|edit| match edit {
-                Edit::RemoveMount(target) => Some(target.clone()),
-                _ => None,
-            })
-            .collect();
-        for edit in &raw {
-            let subject = subject(edit);
-            let show = || format!("{} {:?}", subject.kind, shorten(&subject.name));
-            if let Some(problem) = problem(edit, &question.plan) {
-                return Err(format!("{}: {problem}", show()));
-            }
-            if !is_granted(&question.grants, &subject) {
-                return Err(format!("{}: this edit is not granted (`grants`)", show()));
-            }
-            if let Edit::AddMount(Mount { target, .. }) | Edit::AddFile(configuring::TextFile { target, .. }) =
-                edit
-                && !removed.contains(target)
-                && question.plan.mounts.iter().any(|mount| mount.target == *target)
-            {
-                return Err(format!("{}: something is mounted at {target} already", show()));
-            }
-            if !touched.insert(key(edit, subject.name.clone())) {
-                return Err(format!("{}: the same is edited twice", show()));
-            }
-        }
+        check_granted(question, &question.grants, &raw)?;
         Ok((raw, None))
     }
 }
 
-/// What an edit is about: its name in the WIT, and what a grant's pattern is matched with.
-struct Subject {
-    kind: &'static str,
-    name: String,
+/// Whether these edits may be made by one who is granted `grants`; [`AdjustQuestion::grants`] counts for nothing.
+///
+/// # Errors
+/// What is wrong with the first one that may not.
+pub fn check_granted(question: &AdjustQuestion, grants: &[String], raw: &[Edit]) -> Result<(), String> {
+    let mut touched = HashSet::with_capacity(raw.len());
+    let removed: HashSet<&str> = raw
+        .iter()
+        .filter_map(|edit| match edit {
+            Edit::RemoveMount(target) => Some(&**target),
+            _ => None,
+        })
+        .collect();
+    let mut taken: Option<HashSet<&str>> = None;
+    for edit in raw {
+        let subject = subject(edit);
+        let show = || format!("{} {:?}", subject.kind, shorten(subject.name));
+        if let Some(problem) = problem(edit, &question.plan) {
+            return Err(format!("{}: {problem}", show()));
+        }
+        if !allowed(grants, &subject) {
+            return Err(format!("{}: this edit is not granted (`grants`)", show()));
+        }
+        if let Edit::AddMount(Mount { target, .. }) | Edit::AddFile(configuring::TextFile { target, .. }) =
+            edit
+            && !removed.contains(&**target)
+            && taken.get_or_insert_with(|| taken_targets(question)).contains(&**target)
+        {
+            return Err(format!("{}: something is mounted at {target} already", show()));
+        }
+        if !touched.insert(key(edit, &subject)) {
+            return Err(format!("{}: the same is edited twice", show()));
+        }
+    }
+    Ok(())
 }
 
-fn subject(edit: &Edit) -> Subject {
-    let (kind, name) = match edit {
-        Edit::SetEnv((name, _)) => ("set-env", name.clone()),
-        Edit::UnsetEnv(name) => ("unset-env", name.clone()),
+/// Targets at which the agent itself or the user has mounted something. What an earlier policy of the chain has put
+/// somewhere is left to the chain: the same again is fine, another one is a conflict of the two.
+fn taken_targets(question: &AdjustQuestion) -> HashSet<&str> {
+    let mut taken: HashSet<&str> = question.plan.mounts.iter().map(|mount| &*mount.target).collect();
+    for target in &question.placed_by_chain {
+        taken.remove(&**target);
+    }
+    taken
+}
+
+/// What an edit is about: its name in the WIT, and what a grant's pattern is matched with.
+#[derive(Clone, Copy)]
+struct Subject<'e> {
+    kind: &'static str,
+    name: &'e str,
+}
+
+fn subject(edit: &Edit) -> Subject<'_> {
+    let (kind, name): (_, &str) = match edit {
+        Edit::SetEnv((name, _)) => ("set-env", name),
+        Edit::UnsetEnv(name) => ("unset-env", name),
         Edit::AddMount(mount) => match mount.kind {
-            MountKind::Bind | MountKind::Volume => ("add-mount", mount.source.clone()),
-            MountKind::Tmpfs => ("add-mount", "tmpfs".to_owned()),
+            MountKind::Bind | MountKind::Volume => ("add-mount", &mount.source),
+            MountKind::Tmpfs => ("add-mount", "tmpfs"),
         },
-        Edit::RemoveMount(target) => ("remove-mount", target.clone()),
-        Edit::AddFile(file) => ("add-file", file.target.clone()),
-        Edit::SetLabel((name, _)) => ("set-label", name.clone()),
-        Edit::AddCapability(name) => ("add-capability", name.clone()),
-        Edit::DropCapability(name) => ("drop-capability", name.clone()),
-        Edit::SetUlimit(ulimit) => ("set-ulimit", ulimit.name.clone()),
-        Edit::SetSysctl((name, _)) => ("set-sysctl", name.clone()),
-        Edit::SetShmSize(_) => ("set-shm-size", String::new()),
-        Edit::SetPidsLimit(_) => ("set-pids-limit", String::new()),
-        Edit::SetCpuLimit(_) => ("set-cpu-limit", String::new()),
-        Edit::SetMemorySwap(_) => ("set-memory-swap", String::new()),
-        Edit::SetNetwork(name) => ("set-network", name.clone()),
-        Edit::AddHost((name, _)) => ("add-host", name.clone()),
-        Edit::AddDns(address) => ("add-dns", address.clone()),
-        Edit::AddDevice(path) => ("add-device", path.clone()),
-        Edit::SetSecurityOption(option) => ("set-security-option", option.clone()),
-        Edit::SetReadOnlyRoot(_) => ("set-read-only-root", String::new()),
-        Edit::SetOomScore(_) => ("set-oom-score", String::new()),
-        Edit::Extra((name, _)) => ("extra", name.clone()),
+        Edit::RemoveMount(target) => ("remove-mount", target),
+        Edit::AddFile(file) => ("add-file", &file.target),
+        Edit::SetLabel((name, _)) => ("set-label", name),
+        Edit::AddCapability(name) => ("add-capability", bare(name)),
+        Edit::DropCapability(name) => ("drop-capability", bare(name)),
+        Edit::SetUlimit(ulimit) => ("set-ulimit", &ulimit.name),
+        Edit::SetSysctl((name, _)) => ("set-sysctl", name),
+        Edit::SetShmSize(_) => ("set-shm-size", ""),
+        Edit::SetPidsLimit(_) => ("set-pids-limit", ""),
+        Edit::SetCpuLimit(_) => ("set-cpu-limit", ""),
+        Edit::SetMemorySwap(_) => ("set-memory-swap", ""),
+        Edit::SetNetwork(name) => ("set-network", name),
+        Edit::AddHost((name, _)) => ("add-host", name),
+        Edit::AddDns(address) => ("add-dns", address),
+        Edit::AddDevice(path) => ("add-device", path),
+        Edit::SetSecurityOption(option) => ("set-security-option", option),
+        Edit::SetReadOnlyRoot(_) => ("set-read-only-root", ""),
+        Edit::SetOomScore(_) => ("set-oom-score", ""),
+        Edit::Extra((name, _)) => ("extra", name),
     };
     Subject { kind, name }
 }
 
+fn allowed(rules: &[String], subject: &Subject<'_>) -> bool {
+    grants::allow(rules, subject.kind, subject.name)
+}
+
+/// A capability without the prefix that some write.
+fn bare(capability: &str) -> &str {
+    capability.strip_prefix("CAP_").unwrap_or(capability)
+}
+
 /// Edits with the same key contradict each other.
-fn key(edit: &Edit, name: String) -> (&'static str, String) {
+fn key<'e>(edit: &'e Edit, subject: &Subject<'e>) -> (&'static str, &'e str, &'e str) {
     match edit {
-        Edit::SetEnv(_) | Edit::UnsetEnv(_) => ("variable", name),
-        Edit::AddMount(mount) => ("target", mount.target.clone()),
-        Edit::AddFile(file) => ("target", file.target.clone()),
-        Edit::AddCapability(name) | Edit::DropCapability(name) => {
-            ("capability", name.strip_prefix("CAP_").unwrap_or(name).to_owned())
-        }
+        Edit::SetEnv(_) | Edit::UnsetEnv(_) => ("variable", subject.name, ""),
+        Edit::AddMount(mount) => ("target", &mount.target, ""),
+        Edit::AddFile(file) => ("target", &file.target, ""),
+        Edit::AddCapability(_) | Edit::DropCapability(_) => ("capability", subject.name, ""),
         // A host may have several addresses.
-        Edit::AddHost((host, address)) => ("add-host", format!("{host} {address}")),
-        _ => (subject(edit).kind, name),
+        Edit::AddHost((host, address)) => (subject.kind, host, address),
+        _ => (subject.kind, subject.name, ""),
     }
-}
-
-fn is_granted(grants: &[String], subject: &Subject) -> bool {
-    grants.iter().any(|grant| match grant.split_once(':') {
-        None => grant == subject.kind && !(subject.kind == "set-network" && subject.name == "host"),
-        Some((kind, "host")) if kind == "set-network" => subject.kind == kind && subject.name == "host",
-        Some((kind, pattern)) => {
-            kind == subject.kind
-                && matches(pattern, &subject.name)
-                && !(kind == "set-network" && subject.name == "host")
-        }
-    })
-}
-
-/// Whether a grant's pattern covers `text`.
-fn matches(pattern: &str, text: &str) -> bool {
-    if let Some(folder) = pattern.strip_suffix("/**")
-        && !folder.contains('*')
-        && folder == text
-    {
-        return true;
-    }
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    // reached[i]: the pattern so far covers the first i bytes of the text.
-    let mut reached = vec![false; text.len() + 1];
-    reached[0] = true;
-    let mut rest = pattern;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'*' {
-            for i in (0..text.len()).rev() {
-                reached[i + 1] = reached[i] && text[i] == *first;
-            }
-            reached[0] = false;
-            continue;
-        }
-        let any = tail.first() == Some(&b'*');
-        if any {
-            rest = &tail[1..];
-        }
-        for i in 0..text.len() {
-            reached[i + 1] |= reached[i] && (any || text[i] != b'/');
-        }
-    }
-    reached[text.len()]
 }
 
 /// What is wrong with an edit by itself.
@@ -336,27 +317,4 @@ fn is_word(text: &str, others: &[u8]) -> bool {
 
 fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn patterns_cover_what_they_say() {
-        let check = |pattern: &str, text: &str, expected: bool| {
-            assert_eq!(matches(pattern, text), expected, "{pattern} on {text}");
-        };
-        check("/data/**", "/data", true);
-        check("/data/**", "/data/a/b", true);
-        check("/data/**", "/database", false);
-        check("/data/*", "/data/a", true);
-        check("/data/*", "/data/a/b", false);
-        check("/data/*/x", "/data/a/x", true);
-        check("HTTP_*", "HTTP_PROXY", true);
-        check("HTTP_*", "XHTTP_PROXY", false);
-        check("**", "/anything/at/all", true);
-        check("", "", true);
-        check("", "x", false);
-    }
 }

@@ -20,6 +20,7 @@ use super::{Decision, Refusal, WorldKind};
 
 pub mod adjust;
 pub mod evict;
+pub mod grants;
 pub mod order;
 pub mod place;
 pub mod report;
@@ -39,6 +40,8 @@ mod scheduler;
 #[path = "../../../policies/slot-reporter/src/logic.rs"]
 mod slot_reporter;
 
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 pub(super) mod tests;
 

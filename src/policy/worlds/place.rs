@@ -37,20 +37,19 @@ impl Decision for Place {
         let PlaceQuestion { request, node, choice } = question;
         let wants = scheduler::wants(request, node)
             .map_err(|refusal| format!("places what cannot be placed: {}", refusal.message))?;
-        for (index, share) in raw.shares.iter().enumerate() {
-            check_share(question, &wants, share, &raw.shares[..index])?;
-        }
-        for &(slot, amount) in &wants {
-            check_slot(question, slot, amount, &raw.shares)?;
-        }
-        if let Some(device) = raw.avoid.iter().find(|device| **device as usize >= node.devices.len()) {
+        check_shares(question, &wants, &raw.shares)?;
+        let mut avoid = raw.avoid;
+        // Named as often as the answer has room for, it costs the search no more than once each.
+        avoid.sort_unstable();
+        avoid.dedup();
+        if let Some(device) = avoid.last().filter(|device| **device as usize >= node.devices.len()) {
             return Err(format!("avoids device {device}, which does not exist"));
         }
         let strategy = match raw.rest {
             scheduling::Strategy::Usual => scheduler::usual(ctx),
             chosen => chosen,
         };
-        let rest = scheduler::fill(request, node, choice, &raw.shares, strategy, &raw.avoid)
+        let rest = scheduler::fill(request, node, choice, &raw.shares, strategy, &avoid)
             .map_err(|refusal| format!("leaves a rest that cannot be placed: {}", refusal.message))?;
         let mut shares = raw.shares;
         shares.extend(rest);
@@ -59,46 +58,59 @@ impl Decision for Place {
     }
 }
 
-/// One share against what is free and against those before it.
-fn check_share(
+/// Each share against what is free, and those of a slot together against what is wanted of it. Sorted once, so that
+/// an answer with as many shares as fit into one costs no more than reading it.
+fn check_shares(
     question: &PlaceQuestion,
     wants: &[(u32, u64)],
-    share: &types::Share,
-    earlier: &[types::Share],
+    given: &[types::Share],
 ) -> Result<(), String> {
-    let types::Share { device, slot, amount } = *share;
-    let name = slot_name(&question.node, slot);
-    if !wants.iter().any(|want| want.0 == slot) {
-        return Err(format!("gives {name}, which is not wanted"));
-    }
-    let quantum = question.node.slots.get(slot as usize).map_or(1, |slot| slot.quantum.max(1));
-    if amount == 0 || !amount.is_multiple_of(quantum) {
-        return Err(format!("gives {amount} of {name}, which is given in steps of {quantum}"));
-    }
-    let free = question
-        .choice
-        .stock
-        .iter()
-        .filter(|stock| stock.device == device && stock.slot == slot)
-        .map(|stock| stock.free)
-        .next();
-    match free {
-        None => return Err(format!("gives {name} of device {device}, which has none")),
-        Some(free) if free < amount => {
-            return Err(format!("gives {amount} of {name} of device {device}, which has {free} free"));
+    let mut stock: Vec<(u32, u32, u64)> =
+        question.choice.stock.iter().map(|stock| (stock.slot, stock.device, stock.free)).collect();
+    stock.sort_by_key(|(slot, device, _)| (*slot, *device));
+    let mut shares: Vec<types::Share> = given.to_vec();
+    shares.sort_unstable_by_key(|share| (share.slot, share.device));
+    for pair in shares.windows(2) {
+        if (pair[0].slot, pair[0].device) == (pair[1].slot, pair[1].device) {
+            let name = slot_name(&question.node, pair[0].slot);
+            return Err(format!("gives {name} of device {} twice", pair[0].device));
         }
-        Some(_) => {}
     }
-    for other in earlier.iter().filter(|other| other.device == device) {
-        if other.slot == slot {
-            return Err(format!("gives {name} of device {device} twice"));
+    for shares in shares.chunk_by(|one, other| one.slot == other.slot) {
+        let slot = shares[0].slot;
+        let name = || slot_name(&question.node, slot);
+        // Slots that exclude each other are never wanted together, so no device is given under two such.
+        let Some(&(_, wanted)) = wants.iter().find(|want| want.0 == slot) else {
+            return Err(format!("gives {}, which is not wanted", name()));
+        };
+        for share in shares {
+            check_share(question, &stock, share)?;
         }
-        if scheduler::exclude_each_other(&question.node, other.slot, slot) {
-            let other = slot_name(&question.node, other.slot);
-            return Err(format!("gives {other} and {name} of device {device}, which exclude each other"));
-        }
+        check_slot(question, slot, wanted, shares)?;
     }
     Ok(())
+}
+
+/// One share against what is free. `stock` is sorted by slot and device.
+fn check_share(
+    question: &PlaceQuestion,
+    stock: &[(u32, u32, u64)],
+    share: &types::Share,
+) -> Result<(), String> {
+    let types::Share { device, slot, amount } = *share;
+    let name = || slot_name(&question.node, slot);
+    let quantum = question.node.slots.get(slot as usize).map_or(1, |slot| slot.quantum.max(1));
+    if amount == 0 || !amount.is_multiple_of(quantum) {
+        return Err(format!("gives {amount} of {}, which is given in steps of {quantum}", name()));
+    }
+    let at = stock.partition_point(|entry| (entry.0, entry.1) < (slot, device));
+    match stock.get(at).filter(|entry| (entry.0, entry.1) == (slot, device)) {
+        None => Err(format!("gives {} of device {device}, which has none", name())),
+        Some((.., free)) if *free < amount => {
+            Err(format!("gives {amount} of {} of device {device}, which has {free} free", name()))
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 /// All shares of a slot that the answer names: their sum, and whether they may be scattered.
@@ -108,23 +120,19 @@ fn check_slot(
     amount: u64,
     shares: &[types::Share],
 ) -> Result<(), String> {
-    let shares = shares.iter().filter(|share| share.slot == index);
-    let pieces = shares.clone().count();
-    if pieces == 0 {
-        return Ok(());
-    }
-    let name = slot_name(&question.node, index);
-    let total = shares.map(|share| share.amount).try_fold(0, u64::checked_add);
+    let pieces = shares.len();
+    let name = || slot_name(&question.node, index);
+    let total = shares.iter().map(|share| share.amount).try_fold(0, u64::checked_add);
     if total != Some(amount) {
         let total = total.map_or_else(|| "too much to count".to_owned(), |total| total.to_string());
-        return Err(format!("gives {total} of {name} where {amount} is wanted"));
+        return Err(format!("gives {total} of {} where {amount} is wanted", name()));
     }
     let kind = question.node.slots.get(index as usize).map(|slot| slot.kind);
     let below_one = kind == Some(types::SlotKind::Count)
         && !question.request.may_fragment
         && amount < scheduler::device_size(&question.choice, index);
     if pieces > 1 && (below_one || kind == Some(types::SlotKind::Unique)) {
-        return Err(format!("scatters {amount} of {name} over {pieces} devices"));
+        return Err(format!("scatters {amount} of {} over {pieces} devices", name()));
     }
     Ok(())
 }

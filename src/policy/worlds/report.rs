@@ -1,5 +1,7 @@
 //! `report`: what the node offers.
 
+use std::collections::HashSet;
+
 use crate::ids::SlotName;
 
 use super::{Decision, Refusal, WorldKind, reporting, slot_reporter, tidy, types};
@@ -53,9 +55,11 @@ impl Decision for Report {
             }
             withheld.push(reporting::Withheld { reason: tidy(&entry.reason), ..entry });
         }
-        let whole: Vec<u32> =
-            withheld.iter().filter(|entry| entry.amount.is_none()).map(|entry| entry.device).collect();
-        withheld.extend(broken.into_iter().filter(|entry| !whole.contains(&entry.device)));
+        let mut whole = vec![false; inventory.devices.len()];
+        for entry in withheld.iter().filter(|entry| entry.amount.is_none()) {
+            whole[entry.device as usize] = true;
+        }
+        withheld.extend(broken.into_iter().filter(|entry| !whole[entry.device as usize]));
 
         check_slots(inventory, &raw.slots)?;
         check_silicon(inventory, &raw.slots)?;
@@ -67,13 +71,11 @@ impl Decision for Report {
             }
             slot.offers.retain(|offer| offer.amount > 0);
         }
-        let named: Vec<String> = slots.iter().map(|slot| family(&slot.name).to_owned()).collect();
-        let mut seen: Vec<&str> = Vec::new();
+        let mut named: HashSet<String> = slots.iter().map(|slot| family(&slot.name).to_owned()).collect();
         for model in &inventory.models {
-            if named.contains(&model.family) || seen.contains(&&*model.family) {
+            if !named.insert(model.family.clone()) {
                 continue;
             }
-            seen.push(&model.family);
             let built_in = slot_reporter::offer_family(inventory, &model.family, 0, &available);
             slots.extend(built_in.slots);
             withheld.extend(built_in.withheld);
@@ -97,21 +99,23 @@ fn family(slot: &str) -> &str {
 
 /// Each slot by itself: name, quantum, devices, amounts.
 fn check_slots(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer]) -> Result<(), String> {
+    let mut names = HashSet::new();
+    // Which slot took a device last.
+    let mut taken_by = vec![usize::MAX; inventory.devices.len()];
     for (index, slot) in slots.iter().enumerate() {
         let name: SlotName = slot.name.parse().map_err(|error| format!("{error}"))?;
-        if slots[..index].iter().any(|earlier| earlier.name == slot.name) {
+        if !names.insert(&slot.name) {
             return Err(format!("offers slot {name} twice"));
         }
         if slot.quantum == 0 {
             return Err(format!("offers slot {name} in steps of nothing"));
         }
         let mut total: u64 = 0;
-        let mut taken = vec![false; inventory.devices.len()];
         for offer in &slot.offers {
             let device = offer.device;
             let model = model(inventory, device)
                 .ok_or_else(|| format!("offers device {device} as {name}, which does not exist"))?;
-            if std::mem::replace(&mut taken[device as usize], true) {
+            if std::mem::replace(&mut taken_by[device as usize], index) == index {
                 return Err(format!("offers device {device} twice as {name}"));
             }
             if family(&slot.name) != model.family {
@@ -142,40 +146,46 @@ fn check_silicon(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer
             users[offer.device as usize].push(index);
         }
     }
-    let compatible = |one: usize, other: usize| {
-        slots[one].exclusive_group.is_some() && slots[one].exclusive_group == slots[other].exclusive_group
-    };
+    let group = |slot: usize| slots[slot].exclusive_group;
+    let clash = |one: usize, other: usize| group(one).is_none() || group(one) != group(other);
     for (device, here) in users.iter().enumerate() {
-        for (position, &one) in here.iter().enumerate() {
-            if let Some(&other) = here[..position].iter().find(|&&other| !compatible(one, other)) {
+        let Some((&first, others)) = here.split_first() else { continue };
+        // All of one group, or they do not all exclude each other.
+        if let Some(&other) = others.iter().find(|other| clash(first, **other)) {
+            return Err(format!(
+                "offers device {device} as {} and as {}, which do not exclude each other",
+                slots[first].name, slots[other].name
+            ));
+        }
+        for parent in ancestors(inventory, device) {
+            let Some(&above) = users[parent].first() else { continue };
+            let both = if clash(first, above) { Some((first, above)) } else { in_both(here, &users[parent]) };
+            if let Some((part, whole)) = both {
                 return Err(format!(
-                    "offers device {device} as {} and as {}, which do not exclude each other",
-                    slots[other].name, slots[one].name
+                    "offers device {parent} as {} and its part {device} as {}",
+                    slots[whole].name, slots[part].name
                 ));
             }
         }
-        // Bounded, should parents form a ring.
-        let mut part = device;
-        for _ in 0..inventory.devices.len() {
-            let parent = inventory.devices[part].parent.map(|parent| parent as usize);
-            let Some(parent) = parent.filter(|parent| *parent < users.len() && *parent != device) else {
-                break;
-            };
-            for &one in here {
-                if let Some(&other) =
-                    users[parent].iter().find(|&&other| other == one || !compatible(one, other))
-                {
-                    return Err(format!(
-                        "offers device {parent} as {} and its part {device} as {}",
-                        slots[other].name, slots[one].name
-                    ));
-                }
-            }
-            if here.is_empty() {
-                break;
-            }
-            part = parent;
-        }
     }
     Ok(())
+}
+
+/// What a device is a part of, upwards. Bounded, should parents form a ring.
+fn ancestors(inventory: &reporting::Inventory, device: usize) -> impl Iterator<Item = usize> {
+    let count = inventory.devices.len();
+    let above = move |part: &usize| {
+        let parent = inventory.devices[*part].parent.map(|parent| parent as usize);
+        parent.filter(|parent| *parent < count && *parent != device)
+    };
+    std::iter::successors(above(&device), above).take(count)
+}
+
+/// The first slot in two sorted lists.
+fn in_both(one: &[usize], other: &[usize]) -> Option<(usize, usize)> {
+    let mut other = other.iter().peekable();
+    one.iter().find_map(|slot| {
+        while other.next_if(|earlier| *earlier < slot).is_some() {}
+        other.peek().filter(|same| **same == slot).map(|_| (*slot, *slot))
+    })
 }

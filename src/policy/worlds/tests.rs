@@ -16,7 +16,7 @@ use questions::{GIB, ONE};
 pub(in crate::policy) mod questions;
 
 /// Amounts that mean something, and some that overflow.
-fn amounts() -> impl Strategy<Value = u64> {
+pub(super) fn amounts() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => (0..20_u64).prop_map(|count| count * ONE),
         2 => (0..40_u64).prop_map(|count| count * ONE / 10),
@@ -30,7 +30,7 @@ fn names() -> impl Strategy<Value = String> {
     prop_oneof!["cpu", "mem", "cuda\\.device", "cuda\\.shares", "cpu\\.x", "Bad", ""].prop_map(String::from)
 }
 
-fn settings() -> impl Strategy<Value = types::Context> {
+pub(super) fn settings() -> impl Strategy<Value = types::Context> {
     let key = prop_oneof![
         Just("reserve-cpu"),
         Just("reserve-mem"),
@@ -66,7 +66,7 @@ fn settings() -> impl Strategy<Value = types::Context> {
 }
 
 /// A node as the agent would find it: healthy and broken devices, parts of GPUs, reservations.
-fn inventories() -> impl Strategy<Value = reporting::Inventory> {
+pub(super) fn inventories() -> impl Strategy<Value = reporting::Inventory> {
     let health = prop_oneof![
         6 => Just(types::Health::Healthy), 1 => Just(types::Health::Degraded),
         1 => Just(types::Health::Unverified), 1 => Just(types::Health::Failed),
@@ -95,7 +95,7 @@ fn inventories() -> impl Strategy<Value = reporting::Inventory> {
     )
 }
 
-fn offerings() -> impl Strategy<Value = reporting::Offering> {
+pub(super) fn offerings() -> impl Strategy<Value = reporting::Offering> {
     let kind = prop_oneof![
         3 => Just(types::SlotKind::Count), 2 => Just(types::SlotKind::Bytes),
         1 => Just(types::SlotKind::Unique), 1 => Just(types::SlotKind::Unified),
@@ -125,7 +125,7 @@ fn offerings() -> impl Strategy<Value = reporting::Offering> {
     })
 }
 
-fn assert_offering(inventory: &reporting::Inventory, answer: &reporting::Offering) {
+pub(super) fn assert_offering(inventory: &reporting::Inventory, answer: &reporting::Offering) {
     let mut names = BTreeSet::new();
     let mut users: BTreeMap<u32, Vec<Option<u32>>> = BTreeMap::new();
     for slot in &answer.slots {
@@ -159,7 +159,7 @@ fn assert_offering(inventory: &reporting::Inventory, answer: &reporting::Offerin
 }
 
 /// A node, some of it taken, and a request.
-fn place_questions() -> impl Strategy<Value = PlaceQuestion> {
+pub(super) fn place_questions() -> impl Strategy<Value = PlaceQuestion> {
     let wanted = prop_oneof![
         4 => (0..10_u64).prop_map(|count| count * ONE),
         2 => (0..30_u64).prop_map(|count| count * ONE / 10),
@@ -176,7 +176,7 @@ fn place_questions() -> impl Strategy<Value = PlaceQuestion> {
     })
 }
 
-fn placements() -> impl Strategy<Value = scheduling::Placement> {
+pub(super) fn placements() -> impl Strategy<Value = scheduling::Placement> {
     let shares = vec((0..16_u32, 0..5_u32, amounts()), 0..4);
     let rest = prop_oneof![
         Just(scheduling::Strategy::Usual),
@@ -189,7 +189,7 @@ fn placements() -> impl Strategy<Value = scheduling::Placement> {
     })
 }
 
-fn assert_shares(question: &PlaceQuestion, shares: &[types::Share]) {
+pub(super) fn assert_shares(question: &PlaceQuestion, shares: &[types::Share]) {
     let mut sums: BTreeMap<u32, u128> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for share in shares {
@@ -216,7 +216,7 @@ fn assert_shares(question: &PlaceQuestion, shares: &[types::Share]) {
     }
 }
 
-fn edits() -> impl Strategy<Value = Vec<Edit>> {
+pub(super) fn edits() -> impl Strategy<Value = Vec<Edit>> {
     let path = prop_oneof![
         Just("/data"),
         Just("/data/x"),
