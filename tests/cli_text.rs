@@ -56,14 +56,15 @@ fn the_help_teaches() {
         insta::assert_snapshot!(format!("berth-config-{command}"), help(&["config", command]));
     }
     insta::assert_snapshot!("berth-policy", help(&["policy"]));
-    for command in ["list", "show", "push", "activate", "rollback", "journal"] {
+    for command in ["list", "show", "push", "activate", "rollback", "set", "shadow", "journal", "replay"] {
         insta::assert_snapshot!(format!("berth-policy-{command}"), help(&["policy", command]));
     }
 }
 
 #[test]
 fn no_help_is_wider_than_a_hundred_columns() {
-    let policy = ["list", "show", "push", "activate", "rollback", "journal"].map(|word| ["policy", word]);
+    let policy = ["list", "show", "push", "activate", "rollback", "set", "shadow", "journal", "replay"];
+    let policy = policy.map(|word| ["policy", word]);
     let commands: [&[&str]; 10] = [
         &["serve"],
         &["run"],

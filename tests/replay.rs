@@ -108,8 +108,8 @@ fn the_recorded_journal_has_several_decisions_of_each_world() {
 #[test]
 fn an_exported_journal_is_made_again_bit_for_bit_in_another_process() {
     let agent = Agent::with(QUIET);
-    for cores in ["1", "2", "5000"] {
-        agent.run(&["create", "--dry-run", "--cpus", cores]);
+    for _ in 0..2 {
+        agent.says(&["create", "--dry-run", "--cpus", "1"]);
     }
     agent.says(&["policy", "push", "--activate", "--accept-diff", &last_core()]);
     agent.says(&["create", "--dry-run", "--cpus", "1"]);
@@ -147,6 +147,21 @@ fn an_exported_journal_is_made_again_bit_for_bit_in_another_process() {
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(told.contains(&format!("number {number}")) && told.contains("1 differs"), "{told}");
+
+    // What admission refuses by itself is in it, for `why`, and nobody is asked again.
+    agent.run(&["create", "--dry-run", "--cpus", "5000"]);
+    let journal = agent.says(&["policy", "journal", "-n", "1", "-o", "json"]);
+    let refused: Value = serde_json::from_str(&journal).unwrap();
+    assert_eq!(
+        (&refused["policy"], &refused["refusal"]["code"]),
+        (&"admission".into(), &"not-enough-free".into())
+    );
+    let why = agent.says(&["why", refused["kernels"][0].as_str().unwrap()]);
+    assert!(
+        why.contains("Without asking a policy, admission refused to place it: 5000 cores asked"),
+        "{why}"
+    );
+    assert!(agent.says(&["policy", "replay", "-n", "1"]).contains("1 skipped (no policy was asked)"));
 
     // What is no journal.
     std::fs::write(&forged, "{\"seq\": 1}\n").unwrap();

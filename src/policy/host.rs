@@ -19,7 +19,9 @@ use super::replay::Bench;
 use super::sandbox::{Budgets, Sandbox, clean};
 use super::shelf::Shelf;
 use super::slot::{BUILTIN, Line, Loader, Slot};
-use super::{Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Rung, WORLDS, WorldKind};
+use super::{
+    Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Refusal, Rung, WORLDS, WorldKind,
+};
 
 /// Shared by all handles.
 #[derive(Debug)]
@@ -181,6 +183,25 @@ impl Host {
         let climb = self.climb::<D>(line.as_deref(), question);
         let outcome = climb.twin(Vec::new());
         self.finish::<D>(None, link, &climb, outcome, Purpose::Real)
+    }
+
+    /// Writes a refusal down that admission made without asking anybody.
+    pub fn refused<D: Asked>(&self, question: D::Question, refusal: Refusal, purpose: Purpose) {
+        let Some(journal) = &self.journal else { return };
+        let climb = self.climb::<D>(None, question);
+        let by = DecidedBy {
+            world: D::WORLD,
+            function: D::FUNCTION.to_owned(),
+            policy: journal::ADMISSION.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            digest: None,
+            rung: Rung::Builtin,
+            faults: Vec::new(),
+            micros: 0,
+            note: None,
+        };
+        let decided = Decided { answer: Err(refusal), by };
+        journal.tell(telling::<D>(&climb, None, &decided, 0, purpose));
     }
 
     fn climb<D: Asked>(&self, line: Option<&Line>, question: D::Question) -> Climb<D> {
