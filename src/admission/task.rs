@@ -22,7 +22,7 @@ use crate::ids::KernelId;
 use crate::inventory::Offer;
 use crate::policy::bindings::{scheduling, types};
 use crate::policy::worlds::{Order, OrderQuestion, Place, PlaceQuestion};
-use crate::policy::{self, Decided, Refusal};
+use crate::policy::{self, Decided, Purpose, Refusal};
 use crate::pulse::{Beats, PROGRESS_WITHIN};
 
 /// How often a placement is asked for again when its answer could not be booked: the offer changed
@@ -36,6 +36,8 @@ type OrderAnswer = Decided<Vec<scheduling::Decision>>;
 pub(super) trait Ask: Send + Sync + 'static {
     fn place(&self, question: PlaceQuestion) -> BoxFuture<'static, PlaceAnswer>;
     fn order(&self, question: OrderQuestion) -> BoxFuture<'static, OrderAnswer>;
+    /// Nobody is asked: this is the answer, for the record.
+    fn refused(&self, question: PlaceQuestion, refusal: &policy::Refusal, purpose: Purpose);
 }
 
 impl Ask for policy::Handle {
@@ -47,6 +49,10 @@ impl Ask for policy::Handle {
     fn order(&self, question: OrderQuestion) -> BoxFuture<'static, OrderAnswer> {
         let host = self.clone();
         Box::pin(async move { host.ask::<Order>(question).await })
+    }
+
+    fn refused(&self, question: PlaceQuestion, refusal: &policy::Refusal, purpose: Purpose) {
+        self.refused_by_admission::<Place>(question, refusal.clone(), purpose);
     }
 }
 
@@ -264,6 +270,9 @@ impl<A: Ask> Task<A> {
             Command::Rehearse { request, reply } => {
                 let waiting = self.pending.values().map(|pending| &*pending.request);
                 let question = rehearse::question(&request, self.offer.as_ref(), &self.ledger, waiting);
+                if let Err(refused) = &question {
+                    self.record(&request, refused, Purpose::DryRun);
+                }
                 let _ = reply.send(question);
             }
             Command::Books { reply } => {
@@ -294,6 +303,7 @@ impl<A: Ask> Task<A> {
             }
             match self.step(&pending, &offer, &ahead) {
                 Step::Refuse(refused) => {
+                    self.record(&pending.request, &refused, Purpose::Real);
                     let _ = pending.reply.send(Err(refused));
                 }
                 Step::Wait(why) => {
@@ -309,6 +319,14 @@ impl<A: Ask> Task<A> {
                     return;
                 }
             }
+        }
+    }
+
+    /// A refusal without a policy is in the journal, too, so that it can be told why later.
+    fn record(&self, request: &Request, refused: &Refused, purpose: Purpose) {
+        if let (Some(offer), None) = (&self.offer, &refused.by) {
+            let question = question::place(request, offer, &self.ledger);
+            self.ask.refused(question, &refused.refusal, purpose);
         }
     }
 
@@ -395,6 +413,7 @@ impl<A: Ask> Task<A> {
                 (Some(wait), Some(last)) => refusal::timed_out(wait, last),
                 _ => refusal::not_ready(),
             };
+            self.record(&pending.request, &refused, Purpose::Real);
             let _ = pending.reply.send(Err(refused));
         }
     }

@@ -79,6 +79,8 @@ async fn what_the_node_can_never_give_is_refused_with_what_is_there() {
     check(&[("cpu", 0)], said("invalid-amount", "0 cores asked", "ask for more than 0, or leave cpu out"))
         .await;
     assert_eq!(node.questions(), 0, "nobody was asked");
+    let recorded = node.script.recorded.lock().unwrap().clone();
+    assert_eq!((recorded.len(), recorded[0].as_str()), (9, "not-enough-free"), "and the journal has it");
 }
 
 #[tokio::test]

@@ -69,5 +69,5 @@ fn text(rehearsal: &Rehearsal) -> String {
     for sentence in &rehearsal.not_enforced {
         line("not enforced", sentence.clone());
     }
-    text + "decisions\n" + &decisions(&rehearsal.decisions)
+    text + "decisions\n" + &decisions(&rehearsal.decisions, &[])
 }

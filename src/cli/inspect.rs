@@ -5,8 +5,10 @@ use super::error::CliError;
 use super::output::{Output, age, decisions};
 use super::ps::{holds, state};
 use crate::amount::format_bytes;
+use crate::control::policy_api::WhyView;
 use crate::ids::KernelRef;
 use crate::kernel::{KernelView, RunState, RunView};
+use crate::policy::journal::Entry;
 
 /// Show a kernel, its container, its last runs, and which policy decided what about it
 #[derive(Debug, clap::Args)]
@@ -25,11 +27,17 @@ pub(super) struct Inspect {
 impl Inspect {
     pub(super) async fn run(self, context: &Context) -> Result<(), CliError> {
         let kernel = context.agent.kernel(&self.kernel).await?;
-        self.output.print(&kernel, text)
+        if self.output.is_json() {
+            return self.output.print(&kernel, |kernel| text(kernel, &[]));
+        }
+        // An agent that writes no journal still knows who decided.
+        let why = context.agent.get::<WhyView>(&format!("/v1/kernels/{}/why", kernel.id)).await;
+        let told = why.map_or_else(|_| Vec::new(), |why| why.decisions);
+        self.output.print(&kernel, |kernel| text(kernel, &told))
     }
 }
 
-fn text(kernel: &KernelView) -> String {
+fn text(kernel: &KernelView, told: &[Entry]) -> String {
     let mut text = String::new();
     let mut line = |what: &str, value: String| text += &format!("{what:<12} {value}\n");
     line("name", kernel.name.to_string());
@@ -59,7 +67,7 @@ fn text(kernel: &KernelView) -> String {
     for sentence in &kernel.not_enforced {
         line("not enforced", sentence.clone());
     }
-    text + &runs(&kernel.runs) + "decisions\n" + &decisions(&kernel.decisions)
+    text + &runs(&kernel.runs) + "decisions\n" + &decisions(&kernel.decisions, told)
 }
 
 fn runs(runs: &[RunView]) -> String {
@@ -161,6 +169,6 @@ mod tests {
             })
             .collect(),
         };
-        insta::assert_snapshot!(text(&kernel));
+        insta::assert_snapshot!(text(&kernel, &[]));
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::error::CliError;
 use crate::amount;
 use crate::ids::SlotName;
+use crate::policy::journal::{Entry, phrase};
 use crate::policy::{DecidedBy, Rung, WorldKind};
 
 /// `-o`, where something is printed that programs may want.
@@ -165,12 +166,23 @@ pub(super) fn rung(rung: Rung) -> &'static str {
     }
 }
 
-/// One line per decision and one per fault before it, indented.
-pub(super) fn decisions(decisions: &[DecidedBy]) -> String {
+/// One line per decision and one per fault before it, indented; what was decided, where the journal (`told`, oldest
+/// first) still has it.
+pub(super) fn decisions(decisions: &[DecidedBy], told: &[Entry]) -> String {
     let mut text = String::new();
     for by in decisions {
+        let entry = told.iter().rfind(|entry| {
+            entry.function == by.function && entry.digest == by.digest && entry.micros == by.micros
+        });
         let what = format!("{} {}", world(by.world), by.function);
-        text += &format!("  {what:<24} {}, {}, {} µs", policy_name(by), rung(by.rung), by.micros);
+        text += &format!("  {what:<24} ");
+        if let Some(entry) = entry {
+            text += &format!("{}  [", phrase::outcome(entry));
+        }
+        text += &format!("{}, {}, {} µs", policy_name(by), rung(by.rung), by.micros);
+        if entry.is_some() {
+            text.push(']');
+        }
         text += &by.note.as_ref().map_or(String::new(), |note| format!(": {note}"));
         text.push('\n');
         for fault in &by.faults {

@@ -54,7 +54,7 @@ fn text(view: &SlotsView) -> String {
         text += &format!("  {:<24} {much}: {}\n", withheld.device, withheld.reason);
     }
     if let Some(by) = &view.decided_by {
-        text += &format!("decided by\n{}", decisions(std::slice::from_ref(by)));
+        text += &format!("decided by\n{}", decisions(std::slice::from_ref(by), &[]));
     }
     text
 }

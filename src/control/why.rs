@@ -1,7 +1,7 @@
 //! Why a kernel is as it is, in plain sentences: from its view and from the journal of decisions. Pure.
 
 use crate::kernel::{KernelView, Phase};
-use crate::policy::journal::{Entry, phrase};
+use crate::policy::journal::{ADMISSION, Entry, phrase};
 use crate::policy::{CHAIN_CONFLICT, DecidedBy, PolicyFault, Rung, WorldKind};
 
 /// The sentences about kernel `id`, in order. `entries`: what the journal has about it, oldest first.
@@ -56,7 +56,11 @@ fn placement(who: &str, entry: &Entry, first: bool, told: &mut Vec<String>) {
         told.push(format!("It had waited {} for room.", seconds(waited)));
     }
     if let Some(refusal) = &entry.refusal {
-        told.push(format!("{} refused to place it: {} ({}).", policy(entry), refusal.message, refusal.code));
+        let who = match entry.policy == ADMISSION {
+            true => "Without asking a policy, admission".to_owned(),
+            false => policy(entry),
+        };
+        told.push(format!("{who} refused to place it: {} ({}).", refusal.message, refusal.code));
         told.push(if refusal.retry_later {
             "It says that asking later may help: `berth create --wait` does so.".to_owned()
         } else {

@@ -227,6 +227,25 @@ impl Host {
         self.finish::<D>(None, link, &climb, outcome, Purpose::Real)
     }
 
+    /// Writes a refusal down that admission made without asking anybody.
+    pub fn refused<D: Asked>(&self, question: D::Question, refusal: Refusal, purpose: Purpose) {
+        let Some(journal) = &self.journal else { return };
+        let climb = self.climb::<D>(None, question);
+        let by = DecidedBy {
+            world: D::WORLD,
+            function: D::FUNCTION.to_owned(),
+            policy: journal::ADMISSION.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            digest: None,
+            rung: Rung::Builtin,
+            faults: Vec::new(),
+            micros: 0,
+            note: None,
+        };
+        let decided = Decided { answer: Err(refusal), by, granted: Arc::from([]) };
+        journal.tell(telling::<D>(&climb, None, &decided, 0, purpose));
+    }
+
     /// See [`super::Handle::overrule`].
     pub fn overrule<D: Asked>(
         &self,

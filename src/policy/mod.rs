@@ -462,6 +462,11 @@ impl Handle {
         self.host.builtin::<D>(0, question)
     }
 
+    /// Writes a refusal into the journal that admission made without asking a policy.
+    pub fn refused_by_admission<D: Asked>(&self, question: D::Question, refusal: Refusal, purpose: Purpose) {
+        self.host.refused::<D>(question, refusal, purpose);
+    }
+
     /// How many policies of `container-config` are to be asked in turn, each with the plan after the one
     /// before. At least 1.
     #[must_use]

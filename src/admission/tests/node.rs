@@ -30,6 +30,8 @@ pub(super) struct Script {
     /// Every `place` question so far.
     pub(super) placed: Mutex<Vec<PlaceQuestion>>,
     pub(super) ordered: Mutex<Vec<OrderQuestion>>,
+    /// Codes of what was refused without a question.
+    pub(super) recorded: Mutex<Vec<String>>,
     /// Answers to the next `order` questions.
     pub(super) verdicts: Mutex<Vec<Vec<scheduling::Decision>>>,
     /// `place` does not answer before this is notified.
@@ -97,6 +99,10 @@ impl task::Ask for Scheduler {
             script.ordered.lock().unwrap().push(question);
             Decided { answer: Ok(answer), by: by("order"), granted: Default::default() }
         })
+    }
+
+    fn refused(&self, _: PlaceQuestion, refusal: &policy::Refusal, _: policy::Purpose) {
+        self.0.recorded.lock().unwrap().push(refusal.code.clone());
     }
 }
 

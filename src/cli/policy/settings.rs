@@ -80,8 +80,10 @@ impl Set {
 /// The settings of a TOML file: a table as `[policy.scheduler.settings]` has it.
 pub(super) fn from_file(path: &Path) -> Result<Settings, CliError> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| CliError::new(format!("{shown} cannot be read: {error}")))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        CliError::new(format!("{shown} cannot be read: {error}"))
+            .with_hint("name a TOML file with KEY = VALUE lines")
+    })?;
     read(&text).map_err(|problem| {
         CliError::new(format!("{shown} holds no settings: {problem}")).with_code("bad-settings").with_hint(
             "write KEY = VALUE a line: texts, numbers, true or false, lists of texts, tables of these",

@@ -46,6 +46,9 @@ const GROUP: usize = 64;
 /// How long a reader waits for what was told before.
 const SETTLED_WITHIN: Duration = Duration::from_secs(2);
 
+/// `policy` of a refusal that admission made without asking one: nothing was free.
+pub const ADMISSION: &str = "admission";
+
 /// One decision, as it lies in the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -69,7 +72,7 @@ pub struct Entry {
     /// Asked for `create --dry-run`: nothing came of it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub dry_run: bool,
-    /// Who answered; `builtin` for the twin.
+    /// Who answered; `builtin` for the twin, [`ADMISSION`] where nobody was asked.
     pub policy: String,
     /// Its version.
     pub version: String,
@@ -413,9 +416,10 @@ pub(super) struct Made {
 
 impl Made {
     pub fn entry(self, seq: u64) -> Entry {
-        // What the chain made of two answers no single policy can say again.
+        // What the chain made of two answers no single policy can say again, and admission asks nobody.
         let of_chain = self.answer.as_ref().is_err_and(|refusal| refusal.code == CHAIN_CONFLICT);
-        let replayable = !of_chain && !self.by.faults.iter().any(PolicyFault::depends_on_the_machine);
+        let asked_nobody = of_chain || self.by.policy == ADMISSION;
+        let replayable = !asked_nobody && !self.by.faults.iter().any(PolicyFault::depends_on_the_machine);
         let (answer, refusal) = match self.answer {
             Ok(answer) => (Some(answer), None),
             Err(refusal) => (None, Some(refusal)),

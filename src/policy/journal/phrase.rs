@@ -48,6 +48,7 @@ pub fn outcome(entry: &Entry) -> String {
             let offered = join(slots, "nothing");
             match array(&answer["withheld"]).len() {
                 0 => format!("offers {offered}"),
+                1 => format!("offers {offered}; withholds 1 device"),
                 withheld => format!("offers {offered}; withholds {withheld} devices"),
             }
         }

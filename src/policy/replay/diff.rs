@@ -87,7 +87,13 @@ pub(super) fn change(entry: &Entry, by: &Who, settings: &[Setting], came: &Came)
                 ..entry.clone()
             };
             let text = outcome(&now);
-            (Side { by: by.clone(), text, said: Some(said.clone()), fault: None }, details(entry, &now))
+            let details = match (entry.function.as_str(), text == outcome(entry)) {
+                // Of one kernel the two phrases say all, unless they are the same.
+                ("place", false) => Vec::new(),
+                ("order", _) if entry.kernels.len() == 1 => Vec::new(),
+                _ => details(entry, &now),
+            };
+            (Side { by: by.clone(), text, said: Some(said.clone()), fault: None }, details)
         }
         Came::Failed(fault) => {
             let text = format!("fails ({})", fault.fault.code());
@@ -313,11 +319,11 @@ fn why(entry: &Entry, then: &Side, now: &Side, settings: &[Setting]) -> String {
     let other_settings = settings_that_differ(&entry.context["settings"], settings);
     let same_policy = then.by.policy == now.by.policy;
     if same_policy && !other_settings.is_empty() {
-        reasons.push(other_settings.join(", "));
+        reasons.push(other_settings.join("; "));
     }
     if reasons.is_empty() || !same_policy {
         reasons.push(match () {
-            () if !same_policy => format!("{} decides instead of {}", name(&now.by), name(&then.by)),
+            () if !same_policy => format!("{} decides instead of {}", called(&now.by), called(&then.by)),
             () if then.by.digest != now.by.digest => {
                 format!("another build of {}: {} instead of {}", now.by.policy, name(&now.by), name(&then.by))
             }
@@ -355,6 +361,10 @@ fn settings_that_differ(then: &Value, now: &[Setting]) -> Vec<String> {
         .filter(|key| then.get(*key) != now.get(*key))
         .map(|key| format!("setting {key} was {}, is {}", show(then.get(key)), show(now.get(key))))
         .collect()
+}
+
+fn called(who: &Who) -> &str {
+    if who.digest.is_some() { &who.policy } else { "the built-in" }
 }
 
 fn name(who: &Who) -> String {

@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use super::bindings::types;
 use super::guest::Asked;
-use super::journal::Entry;
+use super::journal::{ADMISSION, Entry};
 use super::json::{Read as _, Wrong};
 use super::ladder::{Climb, Deadlines, Outcome, Step};
 use super::load::Policy;
@@ -100,6 +100,8 @@ pub enum Skip {
     OtherAgent,
     /// The module that decided is not here.
     ModuleGone,
+    /// Admission refused without asking a policy.
+    NotAsked,
     /// Its record is not of this version of the interface.
     Unreadable,
 }
@@ -115,6 +117,7 @@ impl Skip {
             Self::StackOverflow => "stack overflow",
             Self::OtherAgent => "other agent version",
             Self::ModuleGone => "module not here",
+            Self::NotAsked => "no policy was asked",
             Self::Unreadable => "unreadable record",
         }
     }
@@ -172,6 +175,9 @@ pub(super) enum Compare {
 
 /// Decides an entry again and holds the answer against the one of then.
 pub(super) fn again(bench: &Bench, decider: &Decider, entry: &Entry, compare: Compare) -> Came {
+    if entry.policy == ADMISSION {
+        return Came::Skipped(Skip::NotAsked);
+    }
     if !entry.replayable {
         let why = entry.faults.iter().find_map(|fault| Skip::of(fault));
         return Came::Skipped(why.unwrap_or(Skip::Busy));

@@ -229,8 +229,10 @@ async fn a_candidate_that_fails_is_told_with_the_kind_of_failure() {
     let report = again_elsewhere(&scheduling, Some(&guests::scheduler(guests::LIE)));
     assert_eq!(summary(&report), "5 decisions replayed: 4 fail (trap), 1 fails (invalid-answer)");
     assert!(!report.is_empty() && report.changes.len() == 5);
-    let loops = again_elsewhere(&scheduling[3..4], Some(&guests::scheduler(guests::WAIT)));
-    assert_eq!(loops.changes[0].details, ["11111111: starts as number 1 -> waits (faulty) as number 1",]);
+    let waits = again_elsewhere(&scheduling[3..4], Some(&guests::scheduler(guests::WAIT)));
+    let moved = ["11111111: starts as number 1 -> waits (faulty) as number 1"];
+    assert_eq!(waits.changes[0].details, moved);
+    assert_eq!(waits.changes[0].now.text, "11111111 waits (faulty), 22222222 starts");
 }
 
 /// An entry about a small node: two cores and memory.
@@ -305,6 +307,15 @@ fn changes_are_told_in_words_for_each_function() {
         told(&adjust, "mine", edits),
     ];
     insta::assert_snapshot!(said.concat());
+}
+
+#[test]
+fn what_admission_refused_by_itself_is_not_decided_again() {
+    let mut refused = entry("place", json!({}), json!({}));
+    refused.policy = crate::policy::journal::ADMISSION.to_owned();
+    let bench = Bench { sandbox: None, share: Duration::from_secs(1) };
+    let came = again(&bench, &Decider::Builtin(Arc::from([])), &refused, Compare::Outcome);
+    assert_eq!(came, Came::Skipped(Skip::NotAsked));
 }
 
 #[test]

@@ -512,3 +512,150 @@ async fn an_agent_of_built_ins_only_takes_nothing_and_does_not_forget() {
     node.config.scheduler.source = Source::Shipped;
     assert_eq!(node.start().await.asks().await, ("last-core".into(), Rung::Active, 3));
 }
+
+#[tokio::test]
+async fn what_would_be_decided_otherwise_is_told_and_only_accepted_by_name() {
+    let node = Node::new();
+    let agent = node.start().await;
+    agent.asks().await;
+    let digest = agent.push(&last_core()).await;
+    let wanted = activation(Target::Pushed(digest.to_string()));
+    let error = agent.swap.activate(wanted.clone(), &Steps::default()).await.unwrap_err();
+    assert_eq!(error.code(), "decisions-differ");
+    assert_eq!(error.to_string(), "it would decide otherwise: 1 decision replayed: 1 differs");
+    let change = &error.diff().unwrap().changes[0];
+    assert_eq!((change.then.text.as_str(), change.now.text.as_str()), ("cpu: 0", "cpu: 3"));
+    assert_eq!(agent.asks().await.0, "scheduler", "nothing has changed");
+
+    // Whoever hung up before it was done has wanted nothing.
+    let (says, heard) = tokio::sync::mpsc::channel(1);
+    drop(heard);
+    let accepted = Activation { accept_diff: true, ..wanted };
+    let error = agent.swap.activate(accepted.clone(), &Steps::to(says)).await.unwrap_err();
+    assert_eq!((error.code(), agent.asks().await.0.as_str()), ("client-gone", "scheduler"));
+
+    let Outcome::Active(swapped) = agent.swap.activate(accepted, &Steps::default()).await.unwrap() else {
+        panic!("it watches")
+    };
+    assert_eq!(swapped.diff.unwrap().different, 2);
+    // Back again: the decisions of then are those that differ now.
+    agent.asks().await;
+    let error = agent.swap.activate(activation(Target::Configured(SCHEDULER)), &Steps::default()).await;
+    assert_eq!(error.unwrap_err().diff().unwrap().different, 1);
+}
+
+#[tokio::test]
+async fn without_decisions_to_replay_there_is_nothing_to_accept() {
+    let mut node = Node::new();
+    node.config.replay_last = 0;
+    let agent = node.start().await;
+    agent.asks().await;
+    let digest = agent.push(&last_core()).await;
+    let wanted = activation(Target::Pushed(digest.to_string()));
+    assert!(agent.swap.activate(wanted, &Steps::default()).await.is_ok());
+}
+
+#[tokio::test]
+async fn settings_go_with_the_choice_and_come_back_with_it() {
+    let mut node = Node::new();
+    let spread = SettingValue::Text("spread".into());
+    node.config.scheduler.settings = Settings([("strategy".to_owned(), spread.clone())].into());
+    let agent = node.start().await;
+    let strategy = async |agent: &Running| {
+        let setting = agent.swap.show("scheduler", None).await.unwrap().remove(0).settings.remove(0);
+        (setting.value.unwrap(), setting.origin)
+    };
+    let pair = |value: &str, origin: &str| (format!("{value:?}"), origin.to_owned());
+    assert_eq!(strategy(&agent).await, pair("spread", "agent.toml"));
+    let change = |key: &str, value: SettingValue| swap::SettingsChange {
+        world: SCHEDULER,
+        link: None,
+        set: [(key.to_owned(), value)].into(),
+        unset: Vec::new(),
+        from_configured: false,
+        accept_diff: false,
+        order: by("a test"),
+    };
+    let pack = change("strategy", SettingValue::Text("pack".into()));
+    assert!(agent.swap.set(pack.clone(), &Steps::default()).await.unwrap().changed);
+    assert!(!agent.swap.set(pack, &Steps::default()).await.unwrap().changed, "they are given already");
+    assert_eq!(strategy(&agent).await, pair("pack", "set"));
+    let wrong = change("strategy", SettingValue::Integer(3));
+    let mut wrong = swap::SettingsChange { unset: Vec::new(), ..wrong };
+    wrong.set.insert("colour".to_owned(), spread);
+    let error = agent.swap.set(wrong, &Steps::default()).await.unwrap_err().to_string();
+    assert!(error.contains("`strategy` must be a text") && error.contains("`colour` is unknown"), "{error}");
+    agent.stop().await;
+
+    let agent = node.start().await;
+    assert_eq!(strategy(&agent).await, pair("pack", "set"));
+    agent.roll_back().await.unwrap();
+    assert_eq!(strategy(&agent).await, pair("spread", "agent.toml"));
+    agent.stop().await;
+
+    node.config.scheduler.source = Source::Builtin;
+    node.config.slot_reporter.source = Source::Shipped;
+    let agent = node.start().await;
+    let pack = change("strategy", SettingValue::Text("pack".into()));
+    assert_eq!(agent.swap.set(pack, &Steps::default()).await.unwrap_err().code(), "builtin-settings");
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_on_probation_makes_room_for_the_one_before() {
+    let mut node = Node::new();
+    (node.config.probation_decisions, node.config.probation_failures) = (50, 2);
+    let agent = node.start().await;
+    let guard = tokio::spawn(agent.swap.clone().guard());
+    let good = agent.push(&last_core()).await;
+    agent.activate(good).await;
+    let bad = agent.push(&trapping()).await;
+    agent.activate(bad).await;
+    assert_eq!(scheduler_of(&agent.policy).probation.unwrap().failures_allowed, 2);
+    for _ in 0..2 {
+        assert_eq!(agent.asks().await, ("last-core".into(), Rung::LastGood, 3));
+    }
+    while scheduler_of(&agent.policy).name != "last-core" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(agent.asks().await, ("last-core".into(), Rung::Active, 3));
+    let view = scheduler_of(&agent.policy);
+    assert!(view.notices[0].contains("rolled back to last-core") && view.probation.is_none(), "{view:?}");
+    let history = agent.swap.show("scheduler", None).await.unwrap().remove(0).history;
+    let last = history.last().unwrap();
+    assert_eq!((last.act, last.uid, last.digest), (Act::RolledBack, None, Some(good)));
+    assert!(last.reason.as_ref().unwrap().contains("failed 2 times on probation"), "{last:?}");
+    // It holds over a restart, and an operator may want it all the same.
+    guard.abort();
+    agent.stop().await;
+    let agent = node.start().await;
+    assert_eq!(agent.asks().await, ("last-core".into(), Rung::Active, 3));
+    agent.activate(bad).await;
+    assert!(agent.policy.problems().is_empty());
+}
+
+#[tokio::test]
+async fn what_agent_toml_said_before_it_was_read_again_is_the_way_back() {
+    let mut node = Node::new();
+    let agent = node.start().await;
+    agent.asks().await;
+    let file = node.dir.path().join("mine.wasm");
+    std::fs::write(&file, last_core()).unwrap();
+    node.config.scheduler.source = Source::File(file);
+    agent.swap.reload(node.config.clone()).await;
+    let problems = agent.policy.problems();
+    assert!(problems.len() == 1 && problems[0].contains("activate --configured scheduler"), "{problems:?}");
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
+    node.config.accept_diff_on_reload = true;
+    agent.swap.reload(node.config.clone()).await;
+    assert_eq!((agent.policy.problems(), agent.asks().await.2), (Vec::new(), 3));
+    assert_eq!(agent.roll_back().await.unwrap().name, "scheduler");
+    assert_eq!(agent.asks().await, ("scheduler".into(), Rung::Active, 0));
+
+    // What needs a restart says so.
+    node.config.threads = 3;
+    node.config.container_config.push(PolicyConfig::default());
+    agent.swap.reload(node.config.clone()).await;
+    let problems = agent.policy.problems().join("; ");
+    assert!(problems.contains("threads of [policy] is taken when"), "{problems}");
+    assert!(problems.contains("2 policies for container-config now and the agent runs with 1"), "{problems}");
+}
