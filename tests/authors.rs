@@ -85,7 +85,8 @@ fn built(dir: &Path, project: &str) -> Option<String> {
 fn a_new_policy_in_rust_builds_and_passes_its_fixtures_in_every_world() {
     let dir = folder(&[]);
     for world in ["slot-reporter", "scheduler", "container-config"] {
-        let said = says(dir.path(), &["policy", "new", world, "--world", world, "--dir", &format!("my-{world}")]);
+        let said =
+            says(dir.path(), &["policy", "new", world, "--world", world, "--dir", &format!("my-{world}")]);
         assert!(said.contains(&format!("my-{world}/src/lib.rs")), "{said}");
         let Some(said) = built(dir.path(), &format!("my-{world}")) else { return };
         assert!(said.contains("cases of fixtures"), "{said}");
@@ -111,7 +112,9 @@ fn a_new_policy_in_rust_builds_and_passes_its_fixtures_in_every_world() {
     let output = berth(dir.path(), &["policy", "dev", "--once", "my-scheduler"]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(!output.status.success(), "{said}");
-    assert!(said.contains("FAIL  kinds.json: a batch kernel gets the empty one: device: should be cuda 1, is cuda 0"));
+    assert!(said.contains(
+        "FAIL  kinds.json: a batch kernel gets the empty one: device: should be cuda 1, is cuda 0"
+    ));
 }
 
 /// componentize-py in an environment of its own below the target folder, made once.
@@ -169,12 +172,18 @@ fn a_policy_in_python_loads_in_the_agents_sandbox_and_places() {
 #[test]
 fn a_project_of_any_language_is_built_by_its_command() {
     let module = last_core();
-    let project = format!("name = \"own\"\ncommand = \"cp '{}' made.wasm\"\noutput = \"made.wasm\"\n", module.display());
+    let project = format!(
+        "name = \"own\"\ncommand = \"cp '{}' made.wasm\"\noutput = \"made.wasm\"\n",
+        module.display()
+    );
     let case = r#"{"base": "node.json", "expect": {"properties": {"device": [1]}}}"#;
     let files = [("policy.toml", &*project), ("fixtures/node.json", TWO_CORES), ("fixtures/last.json", case)];
     let dir = folder(&files);
     let said = built(dir.path(), ".").unwrap();
-    assert!(said.starts_with("./own.wasm: last-core 0.1.0 for scheduler") && said.contains("1 case"), "{said}");
+    assert!(
+        said.starts_with("./own.wasm: last-core 0.1.0 for scheduler") && said.contains("1 case"),
+        "{said}"
+    );
     assert!(says(dir.path(), &["policy", "test"]).contains("  ok    last.json: cpu: 1\n"));
     fs::write(dir.path().join("policy.toml"), project.replace("cp ", "false ")).unwrap();
     refuses(dir.path(), &["policy", "build"], &["the project's command failed", "(build-failed)"]);
@@ -200,7 +209,10 @@ fn packing_is_the_same_every_time_and_what_is_packed_is_shown() {
     assert_eq!((&shown["fixtures"], &shown["cases"]), (&json!(["cores.json"]), &json!(1)));
     let imports = shown["imports"].as_array().unwrap();
     assert!(imports.iter().all(|name| name.as_str().unwrap().starts_with("berth:policy/types@")), "{shown}");
-    assert!(says(dir, &["policy", "inspect", "bare.wasm"]).contains("no manifest: `berth policy pack` writes one"));
+    assert!(
+        says(dir, &["policy", "inspect", "bare.wasm"])
+            .contains("no manifest: `berth policy pack` writes one")
+    );
 }
 
 #[test]
@@ -212,7 +224,8 @@ fn a_failed_fixture_fails_the_command_and_says_what_was_expected() {
     let module = last_core();
     let words = ["policy", "test", module.to_str().unwrap(), "--fixtures", "."];
     let output = berth(dir.path(), &words);
-    let (said, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let (said, errors) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("  ok    cores.json: right: cpu: 1\n"), "{said}");
     assert!(
@@ -233,9 +246,21 @@ fn mistakes_are_one_line_and_the_next_step() {
     let module = module.to_str().unwrap();
     refuses(dir, &["policy", "test", module], &["carries no fixtures", "(no-fixtures)", "--fixtures"]);
     refuses(dir, &["policy", "bench", module], &["(no-fixtures)"]);
-    refuses(dir, &["policy", "test", module, "--fixtures", "nowhere"], &["nowhere cannot be read", "(bad-fixtures)"]);
-    refuses(dir, &["policy", "pack", module, "-o", "x.wasm", "--fixtures", "bad"], &["a.json: it is not JSON"]);
-    refuses(dir, &["policy", "bench", module, "--journal", "bad/a.json"], &["line 1 is no record", "(bad-journal)"]);
+    refuses(
+        dir,
+        &["policy", "test", module, "--fixtures", "nowhere"],
+        &["nowhere cannot be read", "(bad-fixtures)"],
+    );
+    refuses(
+        dir,
+        &["policy", "pack", module, "-o", "x.wasm", "--fixtures", "bad"],
+        &["a.json: it is not JSON"],
+    );
+    refuses(
+        dir,
+        &["policy", "bench", module, "--journal", "bad/a.json"],
+        &["line 1 is no record", "(bad-journal)"],
+    );
     refuses(dir, &["policy", "inspect", "text.wasm"], &["text form", "(not-a-component)"]);
     refuses(dir, &["policy", "inspect", "gone.wasm"], &["No such file", "(not-readable)"]);
     refuses(dir, &["policy", "test", "there"], &["neither a Cargo.toml nor a policy.toml", "(bad-project)"]);

@@ -7,8 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 /// What `berth policy` can do.
 const POLICY: [&str; 13] = [
-    "list", "show", "push", "activate", "rollback", "journal", "new", "build", "test", "bench", "dev", "pack",
-    "inspect",
+    "list", "show", "push", "activate", "rollback", "journal", "new", "build", "test", "bench", "dev",
+    "pack", "inspect",
 ];
 
 fn berth(words: &[&str]) -> Output {
