@@ -18,6 +18,8 @@ use super::json::Jot as _;
 
 /// Name of the section.
 pub const SECTION: &str = "berth:policy-manifest";
+/// A signature is of the bytes before it, and does not outlive another manifest.
+pub const SIGNATURE: &str = "berth:signature";
 /// Of what is in it.
 const FORMAT: u32 = 1;
 /// Most bytes of the section's content.
@@ -141,7 +143,9 @@ fn spelt(key: &str, default: Option<&Value>) -> String {
 pub fn read(component: &[u8]) -> Result<Option<Manifest>, Problem> {
     let mut found = None;
     for section in sections(component)? {
-        let Some(content) = section.manifest(component)? else { continue };
+        let Some((_, content)) = section.custom(component)?.filter(|(name, _)| *name == SECTION) else {
+            continue;
+        };
         if found.replace(content).is_some() {
             return Err(bad("there are two of them"));
         }
@@ -185,14 +189,14 @@ pub fn write(component: &[u8], manifest: &Manifest) -> Result<Vec<u8>, Problem> 
     Ok(written)
 }
 
-/// The component without its manifest.
+/// The component without its manifest, and without the signature that was made with it.
 ///
 /// # Errors
 /// When the bytes are no component.
 pub fn without(component: &[u8]) -> Result<Vec<u8>, Problem> {
     let mut bare = component.get(..HEADER).unwrap_or_default().to_vec();
     for section in sections(component)? {
-        if section.manifest(component)?.is_none() {
+        if section.custom(component)?.is_none_or(|(name, _)| name != SECTION && name != SIGNATURE) {
             bare.extend_from_slice(&component[section.whole]);
         }
     }
@@ -211,18 +215,15 @@ struct Section {
 }
 
 impl Section {
-    /// The content, if it is a manifest.
-    fn manifest<'b>(&self, component: &'b [u8]) -> Result<Option<&'b [u8]>, Problem> {
+    /// Name and content of a custom section.
+    fn custom<'b>(&self, component: &'b [u8]) -> Result<Option<(&'b str, &'b [u8])>, Problem> {
         if self.id != CUSTOM {
             return Ok(None);
         }
         let mut reader = BinaryReader::new(&component[self.body.clone()], self.body.start);
         let name = reader.read_string().map_err(malformed)?;
-        if name != SECTION {
-            return Ok(None);
-        }
         let rest = reader.bytes_remaining();
-        reader.read_bytes(rest).map(Some).map_err(malformed)
+        reader.read_bytes(rest).map(|content| Some((name, content))).map_err(malformed)
     }
 }
 
@@ -306,7 +307,11 @@ mod tests {
             .unwrap();
         let other = Manifest { version: "2".to_owned(), ..manifest() };
         assert_eq!(read(&write(&packed, &other).unwrap()), Ok(Some(other)));
-        assert_eq!(write(&packed, &manifest()), Ok(packed));
+        assert_eq!(write(&packed, &manifest()).as_ref(), Ok(&packed));
+        // `berth:signature`, 15 bytes, with a content of one.
+        let signed = [&packed[..], &[0, 17, 15], SIGNATURE.as_bytes(), &[1]].concat();
+        assert_eq!(read(&signed), Ok(Some(manifest())));
+        assert_eq!(write(&signed, &manifest()), Ok(packed));
     }
 
     #[test]

@@ -81,6 +81,7 @@ fn round(dir: &Path) -> Result<(), CliError> {
             output::print(&bench::text(&author::bench(&subject, component, questions, CALLS)?))?;
         }
     }
+    // The place for what an agent that answers would have decided otherwise with it (`policy::replay`).
     Ok(())
 }
 

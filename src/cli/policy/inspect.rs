@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::author::{binary, count};
+use super::author::{binary, count, module_and_fixtures};
 use crate::amount;
 use crate::cli::client::{Agent, escaped};
 use crate::cli::error::CliError;
@@ -16,6 +16,7 @@ use crate::policy::author::{self, AuthorError, Inspected};
 #[command(after_help = "\
 Examples:
   berth policy inspect gpu-quota.wasm           a file; no agent is needed
+  berth policy inspect ./gpu-quota              a project that was built
   berth policy inspect 3fa1c2                   a module that was pushed, by 6 digits of its digest
   berth policy inspect gpu-quota -o json        the one of that name that was pushed last
 
@@ -23,7 +24,7 @@ The module is checked, compiled and asked what it is, as an agent does it; what 
 from loading it is the error. `berth policy show` tells what an agent makes of it: the settings and
 grants it has there, and what happened to it.")]
 pub(super) struct Inspect {
-    /// A module's file, or digest or name of a pushed one
+    /// A module's file, or a project as ./DIR; or digest or name of a module that was pushed
     #[arg(value_name = "FILE|DIGEST|NAME")]
     module: String,
     #[command(flatten)]
@@ -31,16 +32,16 @@ pub(super) struct Inspect {
 }
 
 impl Inspect {
-    /// Whether it is about a file.
+    /// What lies on this machine.
     fn file(&self) -> Option<PathBuf> {
         let path = Path::new(&self.module);
-        let is_path = path.exists() || self.module.contains('/') || self.module.ends_with(".wasm");
+        let is_path = path.is_file() || self.module.contains('/') || self.module.ends_with(".wasm");
         is_path.then(|| path.to_owned())
     }
 
     pub(super) fn run(self, socket: Option<PathBuf>) -> Result<(), CliError> {
         let bytes = match self.file() {
-            Some(file) => author::read(&file)?,
+            Some(path) => author::read(&module_and_fixtures(&path, None)?.0)?,
             None => {
                 let path = format!("/v1/policies/module?of={}", escaped(&self.module));
                 let agent = Agent::at(socket)?;
@@ -90,6 +91,7 @@ fn text(policy: &Inspected) -> String {
         (true, cases) => format!("{} in {}", count(cases, "case"), policy.fixtures.join(", ")),
     };
     lines.push(("fixtures", fixtures));
+    lines.push(("signature", if policy.signed { "there is one" } else { "none" }.to_owned()));
     lines.into_iter().map(|(what, value)| format!("{what:<9} {value}\n")).collect()
 }
 
@@ -121,6 +123,7 @@ mod tests {
             packed: true,
             fixtures: vec!["a.json".to_owned(), "b.json".to_owned()],
             cases: 3,
+            signed: true,
             image_labels: vec!["ai.berth.*".to_owned()],
             settings: Vec::new(),
             needs: Vec::new(),

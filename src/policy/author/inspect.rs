@@ -8,7 +8,7 @@ use crate::ids::Digest;
 use crate::policy::config::Config;
 use crate::policy::error::{PolicyError, Problem};
 use crate::policy::load::Module;
-use crate::policy::manifest::{Manifest, ManifestSetting};
+use crate::policy::manifest::{Manifest, ManifestSetting, SIGNATURE};
 use crate::policy::{WorldKind, fixture};
 
 const PAGE: u64 = 65_536;
@@ -49,8 +49,8 @@ pub struct Inspected {
     pub fixtures: Vec<String>,
     /// Cases in them.
     pub cases: usize,
-    /// Other custom sections, e.g. of a signature.
-    pub sections: Vec<String>,
+    /// Whether it carries a signature; whose it is, `berth policy verify` tells.
+    pub signed: bool,
 }
 
 /// Loads a module as an agent would and tells what it is. Compiles it: that takes a moment.
@@ -65,9 +65,8 @@ pub fn inspect(subject: String, component: Vec<u8>) -> Result<Inspected, PolicyE
 }
 
 pub(super) fn of(module: &Module, component: &[u8]) -> Result<Inspected, Problem> {
-    let Border { mut imports, exports, memory, mut sections } = border(component)?;
+    let Border { mut imports, exports, memory, sections } = border(component)?;
     imports.sort();
-    sections.retain(|name| name != crate::policy::manifest::SECTION);
     let of_ours = exports.iter().chain(&imports).filter_map(|name| name.strip_prefix("berth:policy/"));
     let version = of_ours.filter_map(|name| name.split_once('@')).map(|(_, version)| version).next();
     let Manifest { name, version: own, summary, world, settings, needs, image_labels, .. } =
@@ -91,7 +90,7 @@ pub(super) fn of(module: &Module, component: &[u8]) -> Result<Inspected, Problem
         packed: module.manifest.is_some(),
         fixtures: fixtures.iter().map(|entry| entry.file.clone()).collect(),
         cases: fixtures.iter().map(|entry| fixture::cases(&entry.file, &entry.fixture).len()).sum(),
-        sections,
+        signed: sections.iter().any(|name| name == SIGNATURE),
     })
 }
 
