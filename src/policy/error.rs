@@ -94,7 +94,9 @@ pub enum Problem {
         message: String,
     },
     /// Its manifest cannot be read.
-    #[error("its manifest (custom section `berth:policy-manifest`) is wrong: {0}; `berth policy pack` writes a right one")]
+    #[error(
+        "its manifest (custom section `berth:policy-manifest`) is wrong: {0}; `berth policy pack` writes a right one"
+    )]
     BadManifest(String),
     /// Its manifest says something else than the module.
     #[error(

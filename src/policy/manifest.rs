@@ -228,7 +228,8 @@ impl Section {
 
 /// Nested modules and components are one section each, so nothing of theirs is taken for the component's own.
 fn sections(component: &[u8]) -> Result<Vec<Section>, Problem> {
-    let rest = component.get(HEADER..).ok_or_else(|| Problem::Malformed("it ends in its header".to_owned()))?;
+    let rest =
+        component.get(HEADER..).ok_or_else(|| Problem::Malformed("it ends in its header".to_owned()))?;
     let mut reader = BinaryReader::new(rest, HEADER);
     let mut sections = Vec::new();
     while !reader.eof() {

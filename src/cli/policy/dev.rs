@@ -91,7 +91,8 @@ fn sources(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, u64)> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let (name, path) = (entry.file_name(), entry.path());
-            if NOT_SOURCES.iter().any(|skipped| name == *skipped) || path.extension().is_some_and(|end| end == "wasm")
+            if NOT_SOURCES.iter().any(|skipped| name == *skipped)
+                || path.extension().is_some_and(|end| end == "wasm")
             {
                 continue;
             }

@@ -87,9 +87,7 @@ pub fn bench(
     loaded(subject, component, move |sandbox, module, component| {
         let config = Config::default();
         let cases = match questions {
-            Questions::Folder(dir) => {
-                whole(&fixture::folder(&dir).map_err(AuthorError::BadFixtures)?.files)?
-            }
+            Questions::Folder(dir) => whole(&fixture::folder(&dir).map_err(AuthorError::BadFixtures)?.files)?,
             Questions::Manifest => whole(&packed(module))?,
             Questions::Journal(file) => of_journal(&file, module.world)?,
         };
@@ -252,7 +250,10 @@ impl Timing<'_> {
     {
         let sandbox = self.asking.sandbox;
         if one.weight > self.asking.bytes_in {
-            return Err(format!("the question has {} bytes, the limit is {}", one.weight, self.asking.bytes_in));
+            return Err(format!(
+                "the question has {} bytes, the limit is {}",
+                one.weight, self.asking.bytes_in
+            ));
         }
         let _running = sandbox.clock.running();
         let mut store = sandbox.store(&one.policy.name, Instant::now() + CALL);

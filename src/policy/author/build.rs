@@ -108,7 +108,9 @@ fn project(dir: &Path) -> Result<Project, AuthorError> {
             let name = name.map_err(|problem| bad(format!("Cargo.toml: {problem}")))?;
             Ok(Project { name, recipe: Recipe::Rust })
         }
-        Err(_) => Err(bad("there is neither a Cargo.toml nor a policy.toml: it is no policy's project".to_owned())),
+        Err(_) => {
+            Err(bad("there is neither a Cargo.toml nor a policy.toml: it is no policy's project".to_owned()))
+        }
     }
 }
 
@@ -133,7 +135,9 @@ fn described(text: &str) -> Result<Project, String> {
                 "`lang` is {other:?}: rust and python are built without a `command`, other languages with one"
             ));
         }
-        (None, None) => return Err("`lang` is missing: rust, python, or a `command` and its `output`".to_owned()),
+        (None, None) => {
+            return Err("`lang` is missing: rust, python, or a `command` and its `output`".to_owned());
+        }
     };
     Ok(Project { name, recipe })
 }
@@ -153,9 +157,9 @@ fn cargo(dir: &Path) -> Result<Vec<u8>, AuthorError> {
     let mut flags = LINK.join(" ");
     // Panics carry the names of source files: not those of this machine.
     let dir_itself = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"))
-    });
+    let cargo_home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     for (from, to) in cargo_home.map(|home| (home, "/cargo")).into_iter().chain([(dir_itself, "/src")]) {
         flags += &format!(" --remap-path-prefix={}={to}", from.display());
     }
@@ -203,7 +207,8 @@ fn componentized(core: &[u8]) -> Result<Vec<u8>, AuthorError> {
 
 fn python(dir: &Path, world: &str) -> Result<Vec<u8>, AuthorError> {
     let tool = componentize_py(dir)?;
-    let made = tempfile::tempdir().map_err(|error| AuthorError::File(format!("no temporary folder: {error}")))?;
+    let made =
+        tempfile::tempdir().map_err(|error| AuthorError::File(format!("no temporary folder: {error}")))?;
     let module = made.path().join("policy.wasm");
     let mut command = Command::new(tool);
     command.current_dir(dir).args(["-d", "wit", "-w", world, "componentize", "--stub-wasi", "app", "-o"]);
@@ -216,7 +221,11 @@ fn run(what: &str, command: &mut Command) -> Result<Vec<u8>, AuthorError> {
     let failed = |problem: String| AuthorError::Build(format!("{what} {problem}"));
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| failed(format!("cannot be run: {error}")))?;
-    if output.status.success() { Ok(output.stdout) } else { Err(failed(format!("failed ({})", output.status))) }
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(failed(format!("failed ({})", output.status)))
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +253,8 @@ mod tests {
 
     #[test]
     fn cargos_messages_name_the_module() {
-        let message = r#"{"reason":"compiler-artifact","target":{"kind":["cdylib"]},"filenames":["/t/a.wasm"]}"#;
+        let message =
+            r#"{"reason":"compiler-artifact","target":{"kind":["cdylib"]},"filenames":["/t/a.wasm"]}"#;
         assert_eq!(module_of(message), Some(PathBuf::from("/t/a.wasm")));
         assert_eq!(module_of(&message.replace("cdylib", "lib")), None);
         assert_eq!(module_of("{\"reason\":\"build-finished\"}"), None);
@@ -254,7 +264,10 @@ mod tests {
     fn a_folder_that_is_no_project_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let error = build(dir.path(), None).unwrap_err();
-        assert!(error.code() == "bad-project" && error.to_string().contains("neither a Cargo.toml"), "{error}");
+        assert!(
+            error.code() == "bad-project" && error.to_string().contains("neither a Cargo.toml"),
+            "{error}"
+        );
         assert!(!is_project(dir.path()));
     }
 }

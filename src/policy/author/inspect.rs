@@ -78,7 +78,8 @@ pub(super) fn of(module: &Module, component: &[u8]) -> Result<Inspected, Problem
         name,
         version: own,
         summary,
-        interface: version.map_or_else(|| "berth:policy".to_owned(), |version| format!("berth:policy@{version}")),
+        interface: version
+            .map_or_else(|| "berth:policy".to_owned(), |version| format!("berth:policy@{version}")),
         digest: module.digest,
         bytes: component.len() as u64,
         settings,

@@ -135,7 +135,8 @@ pub fn begin(dir: &Path, name: &str, of: WorldKind, language: Language) -> Resul
     for (path, text) in &files {
         let path = dir.join(path);
         let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
-        written.map_err(|error| AuthorError::File(format!("{} cannot be written: {error}", path.display())))?;
+        written
+            .map_err(|error| AuthorError::File(format!("{} cannot be written: {error}", path.display())))?;
     }
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
@@ -205,7 +206,8 @@ mod tests {
         for of in [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig] {
             for language in [Language::Rust, Language::Python] {
                 for (path, text) in files("my-policy", of, language) {
-                    let left = text.contains("{{") && !path.starts_with("berth-guest/src") && path != "src/lib.rs";
+                    let left =
+                        text.contains("{{") && !path.starts_with("berth-guest/src") && path != "src/lib.rs";
                     assert!(!left, "{path}: {text}");
                 }
             }
