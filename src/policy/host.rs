@@ -22,6 +22,7 @@ use super::replay::Bench;
 use super::sandbox::{Sandbox, clean};
 use super::shelf::Shelf;
 use super::slot::{BUILTIN, Line, Loader, Slot};
+use super::zone::Zone;
 use super::{
     Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Refusal, Rung, WORLDS, WorldKind,
 };
@@ -58,6 +59,7 @@ pub(super) struct Host {
     facts: Vec<(String, String)>,
     /// Of worlds whose own section says nothing else.
     budgets: Budgets,
+    zone: Zone,
     /// None: every world is built-in, there is no WebAssembly.
     pub wasm: Option<Wasm>,
     pub slots: Vec<Slot>,
@@ -131,6 +133,7 @@ impl Host {
             node_name: config.node_name.clone(),
             facts: config.facts.clone(),
             budgets: config.budgets(),
+            zone: Zone::of_node(),
             wasm,
             slots,
             journal,
@@ -336,11 +339,11 @@ impl Host {
 
     fn context(&self) -> types::Context {
         let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        let now_ms = journal::now_ms();
         types::Context {
             node_name: self.node_name.clone(),
-            now_ms: journal::now_ms(),
-            // Unknown: reading the zone of the node is not built yet.
-            utc_offset_minutes: 0,
+            now_ms,
+            utc_offset_minutes: self.zone.utc_offset_minutes(now_ms),
             // Two halves of which some bits are fixed by the format, in different places.
             seed: high ^ low.rotate_left(32),
             settings: Vec::new(),

@@ -57,6 +57,7 @@ mod tests;
 pub mod trust;
 mod weigh;
 pub mod worlds;
+mod zone;
 
 pub use config::{Budgets, Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};

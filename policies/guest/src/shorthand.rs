@@ -8,7 +8,7 @@ use crate::types::{
 };
 
 impl Default for Placement {
-    /// As the operator configured it.
+    /// By the policy's own setting `strategy`, else packed.
     fn default() -> Self {
         Strategy::Usual.into()
     }

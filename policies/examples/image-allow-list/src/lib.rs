@@ -3,7 +3,8 @@
 
 use berth_guest::settings::{Flag, Key, Texts, flag, texts};
 use berth_guest::{
-    Choice, Context, KernelRequest, Node, Placement, Refusal, Scheduler, SessionKind, Setting, policy,
+    Choice, Context, KernelRequest, Level, Node, Placement, Refusal, Scheduler, SessionKind, Setting, log,
+    policy,
 };
 
 const ALLOW: Key<Texts> = texts(
@@ -51,6 +52,10 @@ impl Scheduler for Policy {
         if exempt || named() || pinned() {
             return Ok(Placement::default());
         }
+        log(
+            Level::Info,
+            &[&*request.owner, " asked for ", &request.image, ", which is not on the list"].concat(),
+        );
         let message = ["the image ", &request.image, " is not among those that may be used on this node"];
         Err(Refusal::new("image-not-allowed", message.concat()))
     }

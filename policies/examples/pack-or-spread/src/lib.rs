@@ -9,11 +9,11 @@ use berth_guest::{
 
 /// What an image may say, e.g. `LABEL ai.berth.placement=spread`.
 const LABEL: &str = "ai.berth.placement";
-const WORDS: &[&str] = &["pack", "spread", "usual"];
+const WORDS: &[&str] = &["pack", "spread"];
 
 const DEFAULT: Key<Text> =
-    text("default", "How kernels are placed of which nothing else is said; `usual` is as the built-in does.")
-        .default("usual")
+    text("default", "How kernels are placed of which nothing else is said: `pack` or `spread`.")
+        .default("pack")
         .one_of(WORDS);
 const KIND: Table<Text> =
     text("kind", "The same by kind of session: `kind.batch = \"pack\"`.").one_of(WORDS).table();
@@ -46,10 +46,8 @@ impl Scheduler for Policy {
         let strategy = match word {
             "pack" => Strategy::Pack,
             "spread" => Strategy::Spread,
-            "usual" => return Ok(Placement::default()),
             other => {
-                let message =
-                    ["the image's label ", LABEL, " is `", other, "`: it must be pack, spread or usual"];
+                let message = ["the image's label ", LABEL, " is `", other, "`: it must be pack or spread"];
                 return Err(Refusal::new("bad-placement-label", message.concat()));
             }
         };
@@ -79,8 +77,8 @@ mod tests {
         assert_eq!(placed(&given[..1], None).unwrap().rest, Strategy::Spread);
         assert_eq!(placed(&given, None).unwrap().rest, Strategy::Pack);
         assert_eq!(placed(&given, Some("spread")).unwrap().rest, Strategy::Spread);
-        assert_eq!(placed(&given, Some("usual")).unwrap(), Placement::default());
-        assert_eq!(placed(&[("labels", false.into())], Some("spread")).unwrap(), Placement::default());
+        let unheard = placed(&[("labels", false.into())], Some("spread")).unwrap();
+        assert_eq!(unheard, Placement::from(Strategy::Pack).noted("pack: by default"));
     }
 
     #[test]
@@ -90,7 +88,7 @@ mod tests {
         let given = [("kind.bacth", "pack".into()), ("default", "tight".into())];
         assert_eq!(
             settings::<Policy>(&given).unwrap_err(),
-            ["default: must be one of pack, spread, usual", "kind.bacth: there is no such kind of session"]
+            ["default: must be one of pack, spread", "kind.bacth: there is no such kind of session"]
         );
     }
 }
