@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use berth::policy::author::{self, Questions};
 use berth::policy::bindings::{
     configuring, container_config, host, reporting, scheduler, scheduling, slot_reporter, types,
 };
@@ -12,7 +13,7 @@ use berth::policy::worlds::adjust::BUILTIN_NEEDS;
 use berth::policy::worlds::{
     Adjust, AdjustQuestion, Order, OrderQuestion, Place, PlaceQuestion, Report, ReportQuestion,
 };
-use berth::policy::{Decision as _, Refusal};
+use berth::policy::{Decision as _, Refusal, WorldKind};
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store};
 
@@ -36,10 +37,15 @@ struct Guest {
     linker: Linker<Host>,
 }
 
-fn guest(name: &str) -> Guest {
+/// The bytes of a module.
+fn module(name: &str) -> Vec<u8> {
     let folder = std::env::var_os("BERTH_GUESTS_DIR")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/policies/dist")), PathBuf::from);
-    let bytes = std::fs::read(folder.join(format!("{name}.wasm"))).unwrap();
+    std::fs::read(folder.join(format!("{name}.wasm"))).unwrap()
+}
+
+fn guest(name: &str) -> Guest {
+    let bytes = module(name);
     let engine = Engine::default();
     let component = Component::from_binary(&engine, &bytes).unwrap();
     let mut linker = Linker::new(&engine);
@@ -125,6 +131,48 @@ fn the_last_core_example_gives_cores_from_the_last_one_down() {
             shares.iter().map(|share| node.devices[share.device as usize].number).collect();
         assert_eq!(numbers, expected, "{cores} cores");
         assert_eq!(note.as_deref(), Some("the last free cores"));
+    }
+}
+
+/// Examples with their world and what they need to be granted.
+const EXAMPLES: [(&str, WorldKind, &[&str]); 10] = [
+    ("evict-idle-first", WorldKind::Scheduler, &[]),
+    ("gpu-halves", WorldKind::SlotReporter, &[]),
+    ("image-allow-list", WorldKind::Scheduler, &[]),
+    ("last-core", WorldKind::Scheduler, &[]),
+    ("limits-by-kind", WorldKind::ContainerConfig, &["set-pids-limit", "set-oom-score", "set-cpu-limit"]),
+    ("night-cores", WorldKind::SlotReporter, &[]),
+    ("pack-or-spread", WorldKind::Scheduler, &[]),
+    ("proxy-and-ca", WorldKind::ContainerConfig, &["set-env", "add-mount"]),
+    ("start-quota", WorldKind::Scheduler, &[]),
+    ("withhold-sick", WorldKind::SlotReporter, &[]),
+];
+
+#[test]
+fn every_example_is_built_and_describes_itself() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/examples");
+    let mut folders: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    folders.sort();
+    assert_eq!(folders, EXAMPLES.map(|(name, ..)| name));
+    for (name, world, needs) in EXAMPLES {
+        let policy = author::inspect(name.to_owned(), module(&format!("examples/{name}"))).unwrap();
+        let told: Vec<&str> = policy.needs.iter().map(String::as_str).collect();
+        assert_eq!((&*policy.name, policy.world, &told[..]), (name, world, needs));
+        assert!(!policy.summary.is_empty() && policy.settings.iter().all(|setting| !setting.help.is_empty()));
+    }
+}
+
+#[test]
+fn every_example_passes_the_fixtures_in_its_module_which_are_those_in_its_folder() {
+    for (name, ..) in EXAMPLES {
+        let module = module(&format!("examples/{name}"));
+        let tested = author::test(name, module.clone(), &Questions::Manifest).unwrap();
+        let wrong: Vec<_> = tested.verdicts.iter().filter(|verdict| verdict.problem.is_some()).collect();
+        assert!(wrong.is_empty() && tested.verdicts.len() >= 4, "{name}: {wrong:#?}");
+        let fixtures = format!("{}/policies/examples/{name}/fixtures", env!("CARGO_MANIFEST_DIR"));
+        let packed = author::pack(name, module.clone(), Some(fixtures.as_ref())).unwrap();
+        assert!(packed == module, "{name}: its fixtures have changed: run `cargo xtask guests`");
     }
 }
 

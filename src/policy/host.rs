@@ -18,6 +18,7 @@ use super::pool::Pool;
 use super::sandbox::{Budgets, Sandbox, clean};
 use super::shelf::Shelf;
 use super::slot::{BUILTIN, Loader, Slot};
+use super::zone::Zone;
 use super::{Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Rung, WORLDS, WorldKind};
 
 /// Shared by all handles.
@@ -25,6 +26,7 @@ use super::{Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, R
 pub(super) struct Host {
     node_name: String,
     facts: Vec<(String, String)>,
+    zone: Zone,
     deadline: Duration,
     pub bytes_in: usize,
     /// None: every world is built-in, there is no WebAssembly.
@@ -90,6 +92,7 @@ impl Host {
         Ok(Self {
             node_name: config.node_name.clone(),
             facts: config.facts.clone(),
+            zone: Zone::of_node(),
             deadline: Duration::from_millis(config.deadline_ms),
             bytes_in: config.bytes_in,
             wasm,
@@ -160,11 +163,11 @@ impl Host {
 
     fn context(&self) -> types::Context {
         let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+        let now_ms = journal::now_ms();
         types::Context {
             node_name: self.node_name.clone(),
-            now_ms: journal::now_ms(),
-            // Unknown: reading the zone of the node is not built yet.
-            utc_offset_minutes: 0,
+            now_ms,
+            utc_offset_minutes: self.zone.utc_offset_minutes(now_ms),
             // Two halves of which some bits are fixed by the format, in different places.
             seed: high ^ low.rotate_left(32),
             settings: Vec::new(),

@@ -49,6 +49,7 @@ pub mod swap;
 mod tests;
 mod weigh;
 pub mod worlds;
+mod zone;
 
 pub use config::{Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};

@@ -6,7 +6,8 @@
 //! equal, with another one the behaviour on the fixtures of `tests/guests.rs`. Where no guest toolchain
 //! is found `--check` says so and succeeds.
 //!
-//! The target is `wasm32-unknown-unknown`: the component imports the WIT and nothing else, no WASI.
+//! The target is `wasm32-unknown-unknown`: the component imports the WIT and nothing else, no WASI. Each is packed
+//! by `berth policy pack`, which berth is built for: its manifest and its `fixtures/` are in the module then.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -75,10 +76,12 @@ pub fn run(args: &[String]) -> Result<()> {
     let how = if toolchain.build_std { "its own library sources" } else { "its built library" };
     println!("guests: {} with {how}", toolchain.version);
     let guests = find_guests(&root.join("policies"))?;
+    let cores = build(&root, &toolchain, &guests)?;
+    let packer = Packer::build(&root)?;
     let mut components = BTreeMap::new();
-    for (guest, core) in guests.iter().zip(build(&root, &toolchain, &guests)?) {
+    for (guest, core) in guests.iter().zip(cores) {
         let component = componentize(&core).with_context(|| format!("cannot componentize {}", guest.name))?;
-        components.insert(guest.file(), component);
+        components.insert(guest.file(), packer.pack(guest, component)?);
     }
     let made = describe(&root, &toolchain, &components)?;
     if check { compare(&root, &made, &components) } else { write(&root, &made, &components) }
@@ -98,6 +101,10 @@ struct Guest {
 }
 
 impl Guest {
+    fn folder(&self, policies: &Path) -> PathBuf {
+        if self.example { policies.join("examples").join(&self.name) } else { policies.join(&self.name) }
+    }
+
     /// Where its module lies below `policies/dist/`.
     fn file(&self) -> String {
         let folder = if self.example { "examples/" } else { "" };
@@ -237,6 +244,41 @@ fn find_linker(sysroot: &Path) -> Option<PathBuf> {
     in_sysroot.chain(on_path).find(|linker| linker.is_file())
 }
 
+/// `berth policy pack`: puts what a module says of itself, and its fixtures, into the module.
+struct Packer {
+    berth: PathBuf,
+    policies: PathBuf,
+    /// For the modules on their way.
+    folder: tempfile::TempDir,
+}
+
+impl Packer {
+    /// Builds berth, as every other command does.
+    fn build(root: &Path) -> Result<Self> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let status =
+            Command::new(cargo).args(["build", "--quiet", "--workspace"]).current_dir(root).status()?;
+        ensure!(status.success(), "berth does not build, which packs the guests: see above");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let berth = root.join(target).join("debug/berth");
+        let folder = tempfile::Builder::new().prefix("berth-guests-").tempdir()?;
+        Ok(Self { berth, policies: root.join("policies"), folder })
+    }
+
+    fn pack(&self, guest: &Guest, component: Vec<u8>) -> Result<Vec<u8>> {
+        let [bare, packed] = ["bare.wasm", "packed.wasm"].map(|name| self.folder.path().join(name));
+        fs::write(&bare, component)?;
+        let mut command = Command::new(&self.berth);
+        command.args(["policy", "pack"]).arg(&bare).arg("-o").arg(&packed);
+        let fixtures = guest.folder(&self.policies).join("fixtures");
+        if fixtures.is_dir() {
+            command.arg("--fixtures").arg(fixtures);
+        }
+        output(&mut command).with_context(|| format!("cannot pack {}", guest.name))?;
+        Ok(fs::read(&packed)?)
+    }
+}
+
 fn componentize(core: &[u8]) -> Result<Vec<u8>> {
     let encoder = wit_component::ComponentEncoder::default().validate(true);
     encoder.module(core)?.encode()
@@ -310,14 +352,12 @@ fn compare(root: &Path, made: &Build, components: &Components) -> Result<()> {
         "the guests differ from policies/dist/ although the tools are the same: run `cargo xtask guests`"
     );
     println!("guests: built with other tools than recorded ({}), comparing behaviour", recorded.rustc);
-    let folder = std::env::temp_dir().join(format!("berth-guests-{}", std::process::id()));
-    fs::create_dir_all(folder.join("examples"))?;
-    let result = behave(root, &folder, components);
-    fs::remove_dir_all(&folder)?;
-    result
+    let folder = tempfile::Builder::new().prefix("berth-guests-").tempdir()?;
+    fs::create_dir(folder.path().join("examples"))?;
+    behave(root, folder.path(), components)
 }
 
-/// Runs the comparison with the built-in on the rebuilt modules.
+/// Compares the rebuilt modules with the built-in, and asks them their fixtures.
 fn behave(root: &Path, folder: &Path, components: &Components) -> Result<()> {
     for (file, bytes) in components {
         fs::write(folder.join(file), bytes)?;
@@ -325,7 +365,7 @@ fn behave(root: &Path, folder: &Path, components: &Components) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(root)
-        .args(["test", "--package", "berth", "--test", "guests"])
+        .args(["test", "--workspace", "--test", "guests"])
         .env("BERTH_GUESTS_DIR", folder)
         .status()?;
     ensure!(status.success(), "the rebuilt guests decide otherwise than the built-in: see above");
@@ -339,6 +379,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn output(command: &mut Command) -> Result<String> {
     let output = command.output()?;
-    ensure!(output.status.success(), "{command:?} failed");
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {}", told.trim());
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

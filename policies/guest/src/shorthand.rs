@@ -8,7 +8,7 @@ use crate::types::{
 };
 
 impl Default for Placement {
-    /// As the operator configured it.
+    /// By the policy's own setting `strategy`, else packed.
     fn default() -> Self {
         Strategy::Usual.into()
     }
@@ -29,7 +29,6 @@ impl Placement {
     }
 }
 
-#[expect(clippy::derivable_impls, reason = "the type is generated")]
 impl Default for Offering {
     /// What the built-in offers.
     fn default() -> Self {

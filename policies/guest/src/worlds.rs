@@ -19,7 +19,7 @@ pub trait SlotReporter {
 
 /// Who gets which devices, who starts next, who must go. What is not written is the built-in's.
 pub trait Scheduler {
-    /// Which devices a kernel gets. `Placement::default()`: as the operator configured it.
+    /// Which devices a kernel gets. `Placement::default()`: as the built-in would.
     ///
     /// # Errors
     /// Why it gets none.
