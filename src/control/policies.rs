@@ -114,7 +114,7 @@ async fn set(
     let change = SettingsChange { world, link, set: set.0, unset, from_configured, accept_diff, order };
     Ok(step_by_step(&agent, move |steps| async move {
         let swapped = swap.set(change, &steps).await?;
-        Ok(SwapLine::Done(Box::new(Outcome::Active(swapped))))
+        Ok(SwapLine::Done(Box::new(Outcome::Active(Box::new(swapped)))))
     }))
 }
 

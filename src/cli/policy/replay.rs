@@ -110,7 +110,7 @@ impl Replay {
             None => error,
         })?;
         match came {
-            Came::Replayed(report) => Ok(report),
+            Came::Replayed(report) => Ok(*report),
             Came::Done(_) => Err(lost()),
         }
     }

@@ -17,8 +17,8 @@ pub(super) const MOST: usize = 20;
 
 /// What came of it.
 pub(super) enum Came {
-    Done(Outcome),
-    Replayed(Report),
+    Done(Box<Outcome>),
+    Replayed(Box<Report>),
 }
 
 /// Asks, and hears every step. Where it would decide otherwise, the changes go to standard output before the error.
@@ -30,11 +30,11 @@ pub(super) async fn ask(context: &Context, path: &str, body: Body, output: Outpu
             SwapLine::Step(step) => live.show(&said(step)),
             SwapLine::Done(outcome) => {
                 live.clear();
-                return Ok(Came::Done(*outcome));
+                return Ok(Came::Done(outcome));
             }
             SwapLine::Replayed(report) => {
                 live.clear();
-                return Ok(Came::Replayed(*report));
+                return Ok(Came::Replayed(report));
             }
             SwapLine::Failed { error, diff } => {
                 live.clear();
@@ -56,7 +56,7 @@ pub(super) async fn outcome(
     output: Output,
 ) -> Result<Outcome, CliError> {
     match ask(context, path, body, output).await? {
-        Came::Done(outcome) => Ok(outcome),
+        Came::Done(outcome) => Ok(*outcome),
         Came::Replayed(_) => Err(lost()),
     }
 }

@@ -227,7 +227,7 @@ impl Rollback {
 pub(super) fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Active(swapped) => {
-            let diff = swapped.diff.as_ref().filter(|diff| diff.replayed > 0);
+            let diff = swapped.diff.as_ref().filter(|diff| diff.replayed + diff.not_reached > 0);
             let diff = diff.map_or(String::new(), |report| match report.is_empty() {
                 true => diff::summary(report) + "\n",
                 false => diff::text(report, steps::MOST),

@@ -265,13 +265,17 @@ fn placed(node: &Value, was: &Value, is: &Value) -> Vec<String> {
     told
 }
 
-/// Edits that are missing now and those that are new; values of variables are not told.
+/// Edits that are missing now, those that are new, and those of another value; values of variables are not told.
 fn edits(was: &Value, is: &Value) -> Vec<String> {
     let (was, is) = (array(was), array(is));
-    let missing = was.iter().filter(|edit| !is.contains(edit)).map(|edit| ("-", edit));
-    let new = is.iter().filter(|edit| !was.contains(edit)).map(|edit| ("+", edit));
-    let told = missing.chain(new).map(|(sign, edit)| format!("{sign} {}", phrase::edit(edit)));
-    let told: Vec<String> = told.collect();
+    let missing: Vec<String> = was.iter().filter(|edit| !is.contains(edit)).map(phrase::edit).collect();
+    let new: Vec<String> = is.iter().filter(|edit| !was.contains(edit)).map(phrase::edit).collect();
+    let gone = missing.iter().filter(|edit| !new.contains(edit)).map(|edit| format!("- {edit}"));
+    let come = new.iter().map(|edit| match missing.contains(edit) {
+        true => format!("~ {edit}, another value"),
+        false => format!("+ {edit}"),
+    });
+    let told: Vec<String> = gone.chain(come).collect();
     if told.is_empty() { vec!["the same edits in another order".to_owned()] } else { told }
 }
 

@@ -69,9 +69,9 @@ pub enum Step {
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It decides.
-    Active(Swapped),
+    Active(Box<Swapped>),
     /// It watches.
-    Shadow(ShadowView),
+    Shadow(Box<ShadowView>),
 }
 
 /// Hears where an activation is. A listener that has gone stops what has not been decided yet.
@@ -124,10 +124,13 @@ impl Swap {
         }
         let chosen = Chosen { choice, settings };
         if wanted.shadow {
-            return self.shadow(slot, chosen, wanted.order, steps).await.map(Outcome::Shadow);
+            return self
+                .shadow(slot, chosen, wanted.order, steps)
+                .await
+                .map(|view| Outcome::Shadow(Box::new(view)));
         }
         let wish = Wish { chosen, accept_diff: wanted.accept_diff, act: Act::Activated, order: wanted.order };
-        self.transact(slot, wish, steps).await.map(Outcome::Active)
+        self.transact(slot, wish, steps).await.map(|swapped| Outcome::Active(Box::new(swapped)))
     }
 
     /// Gives who is active other settings, from the next decision on.

@@ -28,9 +28,8 @@ impl Swap {
                     tracing::warn!(%error, "a demotion could not be saved; it holds until the agent ends");
                 }
             }
-            match tokio::time::timeout(LOOK_EVERY, failures.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, failures.changed()).await {
+                return;
             }
         }
     }

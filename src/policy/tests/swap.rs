@@ -68,7 +68,7 @@ impl Running {
     async fn activate_target(&self, target: Target) -> Result<swap::Swapped, SwapError> {
         let wanted = Activation { accept_diff: true, ..activation(target) };
         match self.swap.activate(wanted, &Steps::default()).await? {
-            Outcome::Active(swapped) => Ok(swapped),
+            Outcome::Active(swapped) => Ok(*swapped),
             Outcome::Shadow(view) => panic!("{view:?}"),
         }
     }
@@ -537,7 +537,7 @@ async fn what_would_be_decided_otherwise_is_told_and_only_accepted_by_name() {
     let Outcome::Active(swapped) = agent.swap.activate(accepted, &Steps::default()).await.unwrap() else {
         panic!("it watches")
     };
-    assert_eq!(swapped.diff.unwrap().different, 2);
+    assert_eq!(swapped.diff.unwrap().different, 3);
     // Back again: the decisions of then are those that differ now.
     agent.asks().await;
     let error = agent.swap.activate(activation(Target::Configured(SCHEDULER)), &Steps::default()).await;
