@@ -214,6 +214,7 @@ impl Host {
             steps.into_iter().find(|step| Some(step.policy.digest) == by.digest)
         });
         if let Some(step) = step {
+            step.policy.record.overruled();
             self.failed::<D>(&step, &fault, true, Instant::now());
         }
         let climb = self.climb::<D>(slot, question);
