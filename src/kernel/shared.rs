@@ -157,7 +157,14 @@ impl From<admission::Refused> for KernelError {
 
 impl From<policy::Refusal> for KernelError {
     fn from(refusal: policy::Refusal) -> Self {
-        Self::new(&refusal.code, refusal.message)
+        let conflict = refusal.code == policy::CHAIN_CONFLICT;
+        let error = Self::new(&refusal.code, refusal.message);
+        match conflict {
+            true => error.hint(
+                "the operator gives one of the two other settings in agent.toml, or takes it out of the chain",
+            ),
+            false => error,
+        }
     }
 }
 

@@ -271,6 +271,7 @@ impl Host {
             steps.into_iter().find(|step| Some(step.policy.digest) == by.digest)
         });
         if let Some(step) = step {
+            step.policy.record.overruled();
             self.failed::<D>(&step, &fault, true, Instant::now());
         }
         let line = slot.map(Slot::line);

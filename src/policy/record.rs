@@ -80,6 +80,16 @@ impl Record {
         }
     }
 
+    /// An answer that was taken turned out to be impossible: it counts as one of those after all.
+    pub fn overruled(&self) {
+        let mut inner = self.lock();
+        inner.fallbacks += 1;
+        if let Some(answered) = inner.outcomes.get_mut("answered") {
+            *answered = answered.saturating_sub(1);
+        }
+        *inner.outcomes.entry(Fault::InvalidAnswer.code()).or_default() += 1;
+    }
+
     /// A call failed. `blame`: it was the policy's own doing. True when this one demotes it.
     pub fn failed(&self, fault: &PolicyFault, blame: bool, now: Instant) -> bool {
         let mut inner = self.lock();

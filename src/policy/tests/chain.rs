@@ -85,6 +85,7 @@ async fn an_answer_that_cannot_be_carried_out_is_the_policys_failure_and_the_bui
         assert_eq!(instead.answer, decided.answer, "the same logic, natively");
     }
     let view = handle.list().into_iter().find(|view| view.world == WorldKind::ContainerConfig).unwrap();
+    assert_eq!((view.calls, view.fallbacks, view.outcomes["invalid-answer"]), (1, 5, 5));
     assert!(view.demoted.is_some(), "five times in a minute is too often, as with any failure: {view:?}");
 }
 
