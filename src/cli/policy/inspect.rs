@@ -35,7 +35,10 @@ impl Inspect {
     /// What lies on this machine.
     fn file(&self) -> Option<PathBuf> {
         let path = Path::new(&self.module);
-        let is_path = path.is_file() || self.module.contains('/') || self.module.ends_with(".wasm");
+        let is_path = path.is_file()
+            || self.module == "."
+            || self.module.contains('/')
+            || self.module.ends_with(".wasm");
         is_path.then(|| path.to_owned())
     }
 

@@ -6,7 +6,7 @@
 //! name = "my-policy"
 //! world = "scheduler"
 //! lang = "python"          # or, for any other language, the two below
-//! # command = "./build.sh"     makes a component, by `sh -c` in the project's folder
+//! # command = "./build.sh"     makes a component, or a core module by wit-bindgen, by `sh -c` in the folder
 //! # output = "guest.wasm"      where it lies then
 //! ```
 
@@ -69,7 +69,9 @@ pub fn build(dir: &Path, to: Option<&Path>) -> Result<Built, AuthorError> {
         Recipe::Python { world } => python(dir, world)?,
         Recipe::Command { command, output } => {
             run("the project's command", Command::new("sh").args(["-c", command]).current_dir(dir))?;
-            super::read(&dir.join(output))?
+            let made = super::read(&dir.join(output))?;
+            // What `wit-bindgen c` and a C compiler make is not a component yet.
+            if is_core_module(&made) { componentized(&made)? } else { made }
         }
     };
     let fixtures = Some(dir.join("fixtures")).filter(|fixtures| fixtures.is_dir());
@@ -198,11 +200,15 @@ fn module_of(line: &str) -> Option<PathBuf> {
     module.filter(|_| is_cdylib)
 }
 
+fn is_core_module(bytes: &[u8]) -> bool {
+    matches!(bytes, [0, b'a', b's', b'm', 1, 0, 0, 0, ..])
+}
+
 /// The component of a core module that wit-bindgen has told its world.
 fn componentized(core: &[u8]) -> Result<Vec<u8>, AuthorError> {
     let encoder = wit_component::ComponentEncoder::default().validate(true);
     let encoded = encoder.module(core).and_then(|mut encoder| encoder.encode());
-    encoded.map_err(|error| AuthorError::Project(format!("the crate is no policy: {error:#}")))
+    encoded.map_err(|error| AuthorError::Project(format!("what was built is no policy: {error:#}")))
 }
 
 fn python(dir: &Path, world: &str) -> Result<Vec<u8>, AuthorError> {
@@ -258,6 +264,15 @@ mod tests {
         assert_eq!(module_of(message), Some(PathBuf::from("/t/a.wasm")));
         assert_eq!(module_of(&message.replace("cdylib", "lib")), None);
         assert_eq!(module_of("{\"reason\":\"build-finished\"}"), None);
+    }
+
+    #[test]
+    fn core_modules_are_told_from_components() {
+        assert!(is_core_module(&wat::parse_str("(module)").unwrap()));
+        assert!(!is_core_module(&wat::parse_str("(component)").unwrap()));
+        let error =
+            componentized(&wat::parse_str("(module (import \"a\" \"b\" (func)))").unwrap()).unwrap_err();
+        assert!(error.to_string().starts_with("what was built is no policy: "), "{error}");
     }
 
     #[test]
