@@ -25,7 +25,7 @@ pub struct Inspected {
     pub version: String,
     /// What it is for.
     pub summary: String,
-    /// The interface that it speaks, e.g. `berth:policy@0.1.0`.
+    /// The interface that it speaks, e.g. `berth:policy@0.2.0`.
     pub interface: String,
     /// Digest of the file.
     pub digest: Digest,

@@ -41,7 +41,7 @@ pub fn scheduler(body: &str) -> Vec<u8> {
 pub fn scheduler_of_size(pages: u32, elements: u32) -> Vec<u8> {
     let table = format!("(table {elements} funcref)");
     component(
-        &module("0.1.0", NOTHING, "(i32.const 32)").replace(
+        &module("0.2.0", NOTHING, "(i32.const 32)").replace(
             "(memory (export \"memory\") 64)",
             &format!("(memory (export \"memory\") {pages}) {table}"),
         ),
