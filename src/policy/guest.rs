@@ -12,7 +12,7 @@ use super::bindings::{
 use super::journal::Told;
 use super::sandbox::{State, clean};
 use super::weigh::Weigh;
-use super::worlds::adjust::check_granted;
+use super::worlds::adjust::{check_granted, twin_granted};
 use super::worlds::{Adjust, Evict, Order, Place, Report};
 use super::{Refusal, WorldKind};
 
@@ -132,6 +132,19 @@ pub trait Asked: Told {
         question: &Self::Question,
         terms: &Terms,
     ) -> wasmtime::Result<Result<Self::Raw, Refusal>>;
+
+    /// [`Decision::twin`] for one who stands under `terms`.
+    ///
+    /// # Errors
+    /// A refusal, as a guest would give it.
+    fn twin_under(
+        ctx: &types::Context,
+        question: &Self::Question,
+        terms: &Terms,
+    ) -> Result<Self::Raw, Refusal> {
+        let _ = terms;
+        Self::twin(ctx, question)
+    }
 
     /// [`Decision::check`] of an answer by one who stands under `terms`.
     ///
@@ -345,6 +358,14 @@ impl Asked for Adjust {
             &question.plan,
         )?;
         Ok(answer.map_err(refusal))
+    }
+
+    fn twin_under(
+        ctx: &types::Context,
+        question: &Self::Question,
+        terms: &Terms,
+    ) -> Result<Self::Raw, Refusal> {
+        Ok(twin_granted(ctx, question, &terms.grants))
     }
 
     fn check_under(

@@ -15,7 +15,7 @@ use super::error::{PolicyError, Problem};
 use super::guest::{Asked, Terms};
 use super::journal::{self, Journal, Made, Telling};
 use super::json::Jot as _;
-use super::ladder::{BUILTIN_TERMS, Climb, Deadlines, Outcome, Step, Try};
+use super::ladder::{BUILTIN_TERMS, Climb, Deadlines, Outcome, Step, Try, thread_cpu};
 use super::pool::Pool;
 use super::record::End;
 use super::replay::Bench;
@@ -319,13 +319,13 @@ impl Host {
         let mut steps = Slot::steps(&line);
         steps.retain(|step| step.rung == Rung::Active);
         let mut climb = Arc::unwrap_or_clone(self.climb::<D>(Some(&line), question));
-        let begun = Instant::now();
+        let begun = thread_cpu();
         for _ in 0..times {
             climb.deadlines.begun = Instant::now();
             let outcome = climb.climb(&wasm.sandbox, steps.clone());
             outcome.tries.last().filter(|attempt| attempt.fault.is_none())?;
         }
-        Some(begun.elapsed())
+        Some(thread_cpu().saturating_sub(begun))
     }
 
     fn climb<D: Asked>(&self, line: Option<&Line>, question: D::Question) -> Arc<Climb<D>> {

@@ -8,6 +8,7 @@
 use serde_json::{Map, Value};
 
 use super::bindings::{configuring, reporting, scheduling, types};
+use super::worlds::{AdjustQuestion, EvictQuestion, OrderQuestion, PlaceQuestion, ReportQuestion};
 
 /// A value of the WIT as JSON. `Null` stands for an option that is none, and is left out of records.
 pub trait Jot {
@@ -281,6 +282,11 @@ records! {
         preemptible
     }
     scheduling::Eviction { kernel, reason, grace_ms }
+    ReportQuestion { inventory }
+    PlaceQuestion { request, node, choice }
+    OrderQuestion { waiting, node, load }
+    EvictQuestion { pressure, running, node }
+    AdjustQuestion { request, node, shares, plan, grants, placed_by_chain }
 }
 
 macro_rules! enums {

@@ -152,9 +152,9 @@ impl<D: Asked> Climb<D> {
         ctx.settings = self.twin_settings.to_vec();
         // A panic in our own code must not fail a kernel with no word of why.
         let answer = catch_unwind(AssertUnwindSafe(|| {
-            let question = D::tailored(&self.question, &BUILTIN_TERMS);
-            let raw = D::twin(&ctx, &question)?;
-            D::check(&ctx, &question, raw).map_err(|problem| internal(&problem))
+            let question = &self.question;
+            let raw = D::twin_under(&ctx, question, &BUILTIN_TERMS)?;
+            D::check_under(&ctx, question, &BUILTIN_TERMS, raw).map_err(|problem| internal(&problem))
         }))
         .unwrap_or_else(|_| Err(internal("it panicked")));
         if let Err(refusal) = &answer
@@ -236,7 +236,8 @@ fn micros(since: Instant) -> u32 {
     u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
 }
 
-fn thread_cpu() -> Duration {
+/// CPU time of this thread so far.
+pub(super) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

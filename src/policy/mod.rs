@@ -475,7 +475,7 @@ impl Handle {
         self.host.chain(WorldKind::ContainerConfig).count()
     }
 
-    /// How long it takes to instantiate the active policy of a world and drop it again, so many times one
+    /// The CPU time that it takes to instantiate the active policy of a world and drop it again, so many times one
     /// after another on a thread of its own: the least that as many decisions by it can cost. None where the
     /// built-in is active, or it cannot be instantiated. For benches.
     #[must_use]
@@ -483,7 +483,7 @@ impl Handle {
         let (sandbox, policy) = self.host.active(world)?;
         let timed: Result<_, PolicyError> = on_a_thread(move || {
             let _running = sandbox.clock.running();
-            let begun = std::time::Instant::now();
+            let begun = ladder::thread_cpu();
             for _ in 0..times {
                 let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
                 let mut store = sandbox.store(&policy.name, until, policy.budgets);
@@ -491,12 +491,12 @@ impl Handle {
                     return Ok(None);
                 }
             }
-            Ok(Some(begun.elapsed()))
+            Ok(Some(ladder::thread_cpu().saturating_sub(begun)))
         });
         timed.ok().flatten()
     }
 
-    /// How long it takes to ask the active policy of a world's first member, so many times one after another on a
+    /// The CPU time that it takes to ask the active policy of a world's first member, so many times one after another on a
     /// thread of its own: everything that a policy thread does for a decision, without the way there and back. None
     /// where the built-in is active, or a call comes to nothing. For benches.
     #[must_use]

@@ -3,11 +3,8 @@
 use serde_json::Value;
 
 use crate::policy::Decision;
-use crate::policy::json::{Fields, Jot as _, Wrong, object};
-use crate::policy::worlds::{
-    Adjust, AdjustQuestion, Evict, EvictQuestion, Order, OrderQuestion, Place, PlaceQuestion, Report,
-    ReportQuestion,
-};
+use crate::policy::json::{Jot as _, Read, Wrong, object};
+use crate::policy::worlds::{Adjust, Evict, Order, Place, Report};
 
 /// A decision that can be written down.
 pub trait Told: Decision {
@@ -32,13 +29,11 @@ impl Told for Report {
     }
 
     fn question(question: &Self::Question) -> Value {
-        object([("inventory", question.inventory.json())])
+        question.json()
     }
 
     fn read(question: &Value) -> Result<Self::Question, Wrong> {
-        let mut fields = Fields::of(question)?;
-        let question = ReportQuestion { inventory: fields.take("inventory")? };
-        fields.end().map(|()| question)
+        Read::read(question)
     }
 
     fn answer(answer: &Self::Answer) -> Value {
@@ -54,21 +49,11 @@ impl Told for Place {
     }
 
     fn question(question: &Self::Question) -> Value {
-        object([
-            ("request", question.request.json()),
-            ("node", question.node.json()),
-            ("choice", question.choice.json()),
-        ])
+        question.json()
     }
 
     fn read(question: &Value) -> Result<Self::Question, Wrong> {
-        let mut fields = Fields::of(question)?;
-        let question = PlaceQuestion {
-            request: fields.take("request")?,
-            node: fields.take("node")?,
-            choice: fields.take("choice")?,
-        };
-        fields.end().map(|()| question)
+        Read::read(question)
     }
 
     fn answer(answer: &Self::Answer) -> Value {
@@ -82,21 +67,11 @@ impl Told for Order {
     }
 
     fn question(question: &Self::Question) -> Value {
-        object([
-            ("waiting", question.waiting.json()),
-            ("node", question.node.json()),
-            ("load", question.load.json()),
-        ])
+        question.json()
     }
 
     fn read(question: &Value) -> Result<Self::Question, Wrong> {
-        let mut fields = Fields::of(question)?;
-        let question = OrderQuestion {
-            waiting: fields.take("waiting")?,
-            node: fields.take("node")?,
-            load: fields.take("load")?,
-        };
-        fields.end().map(|()| question)
+        Read::read(question)
     }
 
     fn answer(answer: &Self::Answer) -> Value {
@@ -110,21 +85,11 @@ impl Told for Evict {
     }
 
     fn question(question: &Self::Question) -> Value {
-        object([
-            ("pressure", question.pressure.json()),
-            ("running", question.running.json()),
-            ("node", question.node.json()),
-        ])
+        question.json()
     }
 
     fn read(question: &Value) -> Result<Self::Question, Wrong> {
-        let mut fields = Fields::of(question)?;
-        let question = EvictQuestion {
-            pressure: fields.take("pressure")?,
-            running: fields.take("running")?,
-            node: fields.take("node")?,
-        };
-        fields.end().map(|()| question)
+        Read::read(question)
     }
 
     fn answer(answer: &Self::Answer) -> Value {
@@ -138,27 +103,11 @@ impl Told for Adjust {
     }
 
     fn question(question: &Self::Question) -> Value {
-        object([
-            ("request", question.request.json()),
-            ("node", question.node.json()),
-            ("shares", question.shares.json()),
-            ("plan", question.plan.json()),
-            ("grants", question.grants.json()),
-            ("placed-by-chain", question.placed_by_chain.json()),
-        ])
+        question.json()
     }
 
     fn read(question: &Value) -> Result<Self::Question, Wrong> {
-        let mut fields = Fields::of(question)?;
-        let question = AdjustQuestion {
-            request: fields.take("request")?,
-            node: fields.take("node")?,
-            shares: fields.take("shares")?,
-            plan: fields.take("plan")?,
-            grants: fields.take("grants")?,
-            placed_by_chain: fields.take("placed-by-chain")?,
-        };
-        fields.end().map(|()| question)
+        Read::read(question)
     }
 
     fn answer(answer: &Self::Answer) -> Value {

@@ -45,9 +45,7 @@ impl Decision for Adjust {
 
     /// Of the built-in's edits those that are granted.
     fn twin(ctx: &types::Context, question: &AdjustQuestion) -> Result<Self::Raw, Refusal> {
-        let mut edits = rules::adjust(ctx, &question.node, &question.shares, &question.plan);
-        edits.retain(|edit| allowed(&question.grants, &subject(edit)));
-        Ok(edits)
+        Ok(twin_granted(ctx, question, &question.grants))
     }
 
     fn check(
@@ -58,6 +56,14 @@ impl Decision for Adjust {
         check_granted(question, &question.grants, &raw)?;
         Ok((raw, None))
     }
+}
+
+/// The built-in's edits for one who is granted `grants`; [`AdjustQuestion::grants`] counts for nothing.
+#[must_use]
+pub fn twin_granted(ctx: &types::Context, question: &AdjustQuestion, grants: &[String]) -> Vec<Edit> {
+    let mut edits = rules::adjust(ctx, &question.node, &question.shares, &question.plan);
+    edits.retain(|edit| allowed(grants, &subject(edit)));
+    edits
 }
 
 /// Whether these edits may be made by one who is granted `grants`; [`AdjustQuestion::grants`] counts for nothing.

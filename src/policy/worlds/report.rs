@@ -71,11 +71,7 @@ impl Decision for Report {
             }
             slot.offers.retain(|offer| offer.amount > 0);
         }
-        let mut named: HashSet<String> = slots.iter().map(|slot| family(&slot.name).to_owned()).collect();
-        for model in &inventory.models {
-            if !named.insert(model.family.clone()) {
-                continue;
-            }
+        for model in without_slots(inventory, &slots) {
             let built_in = slot_reporter::offer_family(inventory, &model.family, 0, &available);
             slots.extend(built_in.slots);
             withheld.extend(built_in.withheld);
@@ -91,6 +87,17 @@ fn capacity(inventory: &reporting::Inventory, device: u32) -> Option<u64> {
 fn model(inventory: &reporting::Inventory, device: u32) -> Option<&types::DeviceModel> {
     let device = inventory.devices.get(device as usize)?;
     inventory.models.get(device.model as usize)
+}
+
+/// The first model of each family of which no slot is named.
+fn without_slots<'i>(
+    inventory: &'i reporting::Inventory,
+    slots: &[reporting::SlotOffer],
+) -> Vec<&'i types::DeviceModel> {
+    let named: HashSet<&str> = slots.iter().map(|slot| family(&slot.name)).collect();
+    let mut seen: HashSet<&str> = HashSet::new();
+    let models = inventory.models.iter();
+    models.filter(|model| !named.contains(&*model.family) && seen.insert(&model.family)).collect()
 }
 
 fn family(slot: &str) -> &str {
@@ -140,31 +147,43 @@ fn check_slots(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer])
 
 /// Slots that draw on the same device, or on a device and a part of it, must exclude each other.
 fn check_silicon(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer]) -> Result<(), String> {
-    let mut users: Vec<Vec<usize>> = vec![Vec::new(); inventory.devices.len()];
+    const NOBODY: usize = usize::MAX;
+    let clash = |one: usize, other: usize| {
+        slots[one].exclusive_group.is_none() || slots[one].exclusive_group != slots[other].exclusive_group
+    };
+    // Who offers a device first. Those after it are of the same group, so it stands for all of them.
+    let mut first = vec![NOBODY; inventory.devices.len()];
     for (index, slot) in slots.iter().enumerate() {
         for offer in &slot.offers {
-            users[offer.device as usize].push(index);
+            let known = &mut first[offer.device as usize];
+            if *known == NOBODY {
+                *known = index;
+            } else if clash(*known, index) {
+                return Err(format!(
+                    "offers device {} as {} and as {}, which do not exclude each other",
+                    offer.device, slots[*known].name, slot.name
+                ));
+            }
         }
     }
-    let group = |slot: usize| slots[slot].exclusive_group;
-    let clash = |one: usize, other: usize| group(one).is_none() || group(one) != group(other);
-    for (device, here) in users.iter().enumerate() {
-        let Some((&first, others)) = here.split_first() else { continue };
-        // All of one group, or they do not all exclude each other.
-        if let Some(&other) = others.iter().find(|other| clash(first, **other)) {
-            return Err(format!(
-                "offers device {device} as {} and as {}, which do not exclude each other",
-                slots[first].name, slots[other].name
-            ));
+    if inventory.devices.iter().all(|device| device.parent.is_none()) {
+        return Ok(());
+    }
+    // Which slot offered a device last.
+    let mut last = vec![NOBODY; inventory.devices.len()];
+    for (index, slot) in slots.iter().enumerate() {
+        for offer in &slot.offers {
+            last[offer.device as usize] = index;
         }
-        for parent in ancestors(inventory, device) {
-            let Some(&above) = users[parent].first() else { continue };
-            let both = if clash(first, above) { Some((first, above)) } else { in_both(here, &users[parent]) };
-            if let Some((part, whole)) = both {
-                return Err(format!(
-                    "offers device {parent} as {} and its part {device} as {}",
-                    slots[whole].name, slots[part].name
-                ));
+        for offer in &slot.offers {
+            for parent in ancestors(inventory, offer.device as usize) {
+                let other = if last[parent] == index { index } else { first[parent] };
+                if other != NOBODY && (other == index || clash(other, index)) {
+                    return Err(format!(
+                        "offers device {parent} as {} and its part {} as {}",
+                        slots[other].name, offer.device, slot.name
+                    ));
+                }
             }
         }
     }
@@ -179,13 +198,4 @@ fn ancestors(inventory: &reporting::Inventory, device: usize) -> impl Iterator<I
         parent.filter(|parent| *parent < count && *parent != device)
     };
     std::iter::successors(above(&device), above).take(count)
-}
-
-/// The first slot in two sorted lists.
-fn in_both(one: &[usize], other: &[usize]) -> Option<(usize, usize)> {
-    let mut other = other.iter().peekable();
-    one.iter().find_map(|slot| {
-        while other.next_if(|earlier| *earlier < slot).is_some() {}
-        other.peek().filter(|same| **same == slot).map(|_| (*slot, *slot))
-    })
 }
