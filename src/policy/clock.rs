@@ -6,9 +6,10 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use wasmtime::Engine;
 
-const TICK: Duration = Duration::from_millis(1);
+pub(super) const TICK: Duration = Duration::from_millis(1);
 /// Ticks without a call before the thread parks: waking it costs more than a short call does.
 const LINGER: u32 = 8;
 
@@ -101,4 +102,10 @@ fn tick(shared: &Shared, engine: &Engine) {
         std::thread::sleep(TICK);
         engine.increment_epoch();
     }
+}
+
+/// CPU time of this thread so far.
+pub(super) fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

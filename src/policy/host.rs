@@ -10,12 +10,13 @@ use tokio::time::timeout_at;
 
 use super::bindings::types;
 use super::cache::Cache;
+use super::clock::thread_cpu;
 use super::config::{Budgets, Config, Source};
 use super::error::{PolicyError, Problem};
 use super::guest::{Asked, Terms};
 use super::journal::{self, Journal, Made, Telling};
 use super::json::Jot as _;
-use super::ladder::{BUILTIN_TERMS, Climb, Deadlines, Outcome, Step, Try, thread_cpu};
+use super::ladder::{BUILTIN_TERMS, Climb, Deadlines, Outcome, Step, Try};
 use super::pool::Pool;
 use super::record::End;
 use super::replay::Bench;

@@ -13,12 +13,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::bindings::types;
 use super::guest::{Asked, Terms};
 use super::load::Policy;
-use super::sandbox::{Sandbox, Stage, classify, clean};
+use super::sandbox::{Sandbox, Stage, State, classify, clean};
 use super::weigh::Weigh as _;
 pub(super) use super::worlds::grants::ALL_EDITS;
 use super::{Fault, PolicyFault, Refusal, Rung};
@@ -183,14 +181,12 @@ impl<D: Asked> Climb<D> {
             let message = format!("the question has {weight} bytes, the limit is {limit} (bytes-in)");
             return (Try::failed(step, Fault::Boundary, message), None);
         }
-        let cpu = thread_cpu();
         match self.ask(sandbox, &step.policy, &ctx, until) {
             Ok(answer) => {
                 (Try { step, micros: Some(micros(begun)), fault: None, blame: false }, Some(answer))
             }
-            Err((fault, message)) => {
+            Err((fault, message, ran)) => {
                 // A guest cannot sleep. If it hardly ran, the machine was busy or its turn came late.
-                let ran = thread_cpu().saturating_sub(cpu);
                 let blame = fault != Fault::Deadline || ran >= self.deadlines.share(step.rung) / 2;
                 let failed = Try::failed(step, fault, message);
                 (Try { micros: Some(micros(begun)), blame, ..failed }, None)
@@ -204,18 +200,22 @@ impl<D: Asked> Climb<D> {
         policy: &Policy,
         ctx: &types::Context,
         until: Instant,
-    ) -> Result<Answer<D::Answer>, (Fault, String)> {
+    ) -> Result<Answer<D::Answer>, (Fault, String, Duration)> {
         let _running = sandbox.clock.running();
         let (question, terms) = (&self.question, &policy.terms);
         let mut store = sandbox.store(&policy.name, until, policy.budgets);
-        let guest =
-            policy.pre.instantiate(&mut store).map_err(|e| classify(Stage::Instantiate, &e, store.data()))?;
-        let raw = D::call(&guest, &mut store, ctx, question, terms)
-            .map_err(|e| classify(Stage::Call, &e, store.data()))?;
+        let failed = |stage, error: &wasmtime::Error, store: &wasmtime::Store<State>| {
+            let (fault, message) = classify(stage, error, store.data());
+            (fault, message, store.data().ran())
+        };
+        let guest = policy.pre.instantiate(&mut store).map_err(|e| failed(Stage::Instantiate, &e, &store))?;
+        let raw =
+            D::call(&guest, &mut store, ctx, question, terms).map_err(|e| failed(Stage::Call, &e, &store))?;
         match raw {
             Err(refusal) => Ok(Err(refusal)),
             Ok(raw) => D::check_under(ctx, question, terms, raw).map(Ok).map_err(|problem| {
-                (Fault::InvalidAnswer, format!("its answer is wrong: {}", clean(&problem, 1 << 10)))
+                let message = format!("its answer is wrong: {}", clean(&problem, 1 << 10));
+                (Fault::InvalidAnswer, message, Duration::ZERO)
             }),
         }
     }
@@ -234,10 +234,4 @@ fn internal(problem: &str) -> Refusal {
 
 fn micros(since: Instant) -> u32 {
     u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
-}
-
-/// CPU time of this thread so far.
-pub(super) fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -483,7 +483,7 @@ impl Handle {
         let (sandbox, policy) = self.host.active(world)?;
         let timed: Result<_, PolicyError> = on_a_thread(move || {
             let _running = sandbox.clock.running();
-            let begun = ladder::thread_cpu();
+            let begun = clock::thread_cpu();
             for _ in 0..times {
                 let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
                 let mut store = sandbox.store(&policy.name, until, policy.budgets);
@@ -491,7 +491,7 @@ impl Handle {
                     return Ok(None);
                 }
             }
-            Ok(Some(ladder::thread_cpu().saturating_sub(begun)))
+            Ok(Some(clock::thread_cpu().saturating_sub(begun)))
         });
         timed.ok().flatten()
     }

@@ -7,7 +7,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
@@ -18,7 +18,7 @@ use wasmtime::{
 use super::Fault;
 use super::bindings::{host, types};
 use super::cache::Cache;
-use super::clock::Clock;
+use super::clock::{Clock, TICK, thread_cpu};
 use super::config::Budgets;
 use super::stage::Stages;
 use super::trust::Trust;
@@ -87,12 +87,15 @@ impl Sandbox {
             until,
             memory: MemoryBudget { used: 0, limit: budgets.memory_bytes, exceeded: None },
             log: Log::default(),
+            ticked: None,
         };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(budgets.bytes_out);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| {
+        store.epoch_deadline_callback(|mut store| {
+            // Asked of the system only here: most calls are over before the first tick.
+            store.data_mut().ticked.get_or_insert_with(thread_cpu);
             if Instant::now() < store.data().until {
                 Ok(UpdateDeadline::Continue(1))
             } else {
@@ -140,6 +143,15 @@ pub struct State {
     until: Instant,
     memory: MemoryBudget,
     log: Log,
+    /// CPU time of the thread when the clock first ticked during the call.
+    ticked: Option<Duration>,
+}
+
+impl State {
+    /// How long the guest has run, to within a tick of the clock; CPU time.
+    pub(super) fn ran(&self) -> Duration {
+        self.ticked.map_or(Duration::ZERO, |since| thread_cpu().saturating_sub(since) + TICK)
+    }
 }
 
 impl State {
