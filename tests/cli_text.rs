@@ -105,7 +105,7 @@ fn the_version_is_one_line_and_more_when_asked() {
     assert_eq!(String::from_utf8(short.stdout).unwrap(), format!("berth {}\n", env!("CARGO_PKG_VERSION")));
     let long = String::from_utf8(berth(&["--version", "-v"]).stdout).unwrap();
     assert!(
-        long.contains("\nwasmtime ") && long.contains("(takes policies for berth:policy@0.1.x)"),
+        long.contains("\nwasmtime ") && long.contains("(takes policies for berth:policy@0.2.x)"),
         "{long}"
     );
 }
