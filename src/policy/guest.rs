@@ -133,7 +133,7 @@ pub trait Asked: Told {
         terms: &Terms,
     ) -> wasmtime::Result<Result<Self::Raw, Refusal>>;
 
-    /// [`Decision::twin`] for one who stands under `terms`.
+    /// [`Decision::twin`](super::Decision::twin) for one who stands under `terms`.
     ///
     /// # Errors
     /// A refusal, as a guest would give it.
@@ -146,7 +146,7 @@ pub trait Asked: Told {
         Self::twin(ctx, question)
     }
 
-    /// [`Decision::check`] of an answer by one who stands under `terms`.
+    /// [`Decision::check`](super::Decision::check) of an answer by one who stands under `terms`.
     ///
     /// # Errors
     /// What is wrong with the answer.

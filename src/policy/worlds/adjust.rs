@@ -1,6 +1,6 @@
 //! `adjust`: how a container is configured.
 //!
-//! Grants are matched by [`grants`](super::grants). The source of a mount is matched as written here; who makes the
+//! Grants are matched by [`super::grants`]. The source of a mount is matched as written here; who makes the
 //! mount must resolve it and match again.
 
 use std::collections::HashSet;
