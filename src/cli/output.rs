@@ -28,6 +28,9 @@ enum Form {
 }
 
 impl Output {
+    /// For people.
+    pub(super) const TEXT: Self = Self { form: Form::Text };
+
     /// Whether it is for programs.
     pub(super) fn is_json(self) -> bool {
         self.form == Form::Json

@@ -73,7 +73,7 @@ impl Tool {
             Self::Build(command) => command.run(),
             Self::Test(command) => command.run(),
             Self::Bench(command) => command.run(),
-            Self::Dev(command) => command.run(),
+            Self::Dev(command) => command.run(socket),
             Self::Pack(command) => command.run(),
             Self::Inspect(command) => command.run(socket),
             Self::Keygen(command) => command.run(),

@@ -16,7 +16,7 @@ use super::rows::{Choice, Chosen, SlotRow};
 use super::sandbox::Sandbox;
 use super::shadow::Shadow;
 use super::shelf::Shelf;
-use super::{Fault, PolicyFault, PolicyView, Rung, WorldKind, shipped};
+use super::{Fault, PolicyFault, PolicyView, Rung, WorldKind, fixture, shipped};
 use crate::ids::Digest;
 
 pub(super) const BUILTIN: &str = "builtin";
@@ -128,6 +128,29 @@ pub(super) fn load(
     world: WorldKind,
     config: &PolicyConfig,
 ) -> Result<Option<Policy>, Problem> {
+    let module = module(sandbox, world, config)?;
+    module.map(|module| module.configure(sandbox, config, config.source.to_string())).transpose()
+}
+
+/// The same of a module that decides only when its own fixtures pass.
+pub(super) fn load_tested(
+    sandbox: &Sandbox,
+    world: WorldKind,
+    config: &PolicyConfig,
+) -> Result<Option<Policy>, Problem> {
+    let Some(module) = module(sandbox, world, config)? else { return Ok(None) };
+    let failed = fixture::problems(sandbox, &module);
+    if !failed.is_empty() {
+        return Err(Problem::Fixtures(failed));
+    }
+    module.configure(sandbox, config, config.source.to_string()).map(Some)
+}
+
+fn module(
+    sandbox: &Sandbox,
+    world: WorldKind,
+    config: &PolicyConfig,
+) -> Result<Option<load::Module>, Problem> {
     let file;
     let bytes = match &config.source {
         Source::Builtin => return Ok(None),
@@ -140,7 +163,7 @@ pub(super) fn load(
             &file
         }
     };
-    of_world(sandbox, world, bytes)?.configure(sandbox, config, config.source.to_string()).map(Some)
+    of_world(sandbox, world, bytes).map(Some)
 }
 
 /// Loads what was chosen for a slot: what `config` says, or a module of the shelf with the grants of the section;

@@ -72,12 +72,15 @@ pub fn offer_family(inventory: &Inventory, family: &str, extra: u64, available: 
     };
     let reserved = inventory.reserved.iter().filter(|entry| entry.family == family);
     let mut owed = reserved.fold(extra, |sum, entry| sum.saturating_add(entry.amount));
+    // Compared once for each model, not for each device.
+    let belongs: Vec<bool> = inventory.models.iter().map(|model| model.family == family).collect();
+    let belongs = |device: &Device| belongs.get(device.model as usize).is_some_and(|belongs| *belongs);
     for (index, device) in inventory.devices.iter().enumerate().rev() {
         if owed == 0 {
             break;
         }
         let whole = rest[index] / quantum * quantum;
-        if whole == 0 || !belongs(inventory, family, device) {
+        if whole == 0 || !belongs(device) {
             continue;
         }
         let taken = owed.div_ceil(quantum).saturating_mul(quantum).min(whole);
@@ -88,24 +91,33 @@ pub fn offer_family(inventory: &Inventory, family: &str, extra: u64, available: 
         answer.withheld.push(Withheld { device: to_u32(index), amount, reason });
     }
     answer.withheld.reverse();
+    // The slot of each model: a name is made once, too.
+    let mut slots: Vec<Option<usize>> = vec![None; inventory.models.len()];
     for (index, device) in inventory.devices.iter().enumerate() {
         let amount = rest[index] / quantum * quantum;
-        if amount == 0 || !belongs(inventory, family, device) {
+        if amount == 0 || !belongs(device) {
             continue;
         }
-        let Some(model) = model_of(inventory, device) else { continue };
-        let name = slot_name(model);
-        let offer = Offer { device: to_u32(index), amount };
-        match answer.slots.iter_mut().find(|slot| slot.name == name) {
-            Some(slot) => slot.offers.push(offer),
-            None => {
-                let kind = if quantum == 1 { SlotKind::Bytes } else { SlotKind::Count };
-                let offers = vec![offer];
-                answer.slots.push(SlotOffer { name, kind, quantum, exclusive_group: None, offers });
-            }
+        let (at, Some(model)) = (device.model as usize, model_of(inventory, device)) else { continue };
+        let slot = slots[at].unwrap_or_else(|| slot_named(&mut answer.slots, slot_name(model), quantum));
+        slots[at] = Some(slot);
+        let offers = &mut answer.slots[slot].offers;
+        if offers.is_empty() {
+            offers.reserve(inventory.devices.len() - index);
         }
+        offers.push(Offer { device: to_u32(index), amount });
     }
     answer
+}
+
+/// Where the slot of that name is; it is made where there is none.
+fn slot_named(slots: &mut Vec<SlotOffer>, name: String, quantum: u64) -> usize {
+    if let Some(at) = slots.iter().position(|slot| slot.name == name) {
+        return at;
+    }
+    let kind = if quantum == 1 { SlotKind::Bytes } else { SlotKind::Count };
+    slots.push(SlotOffer { name, kind, quantum, exclusive_group: None, offers: Vec::new() });
+    slots.len() - 1
 }
 
 /// `cpu`, `mem`, `cuda.device`, `cuda.device:1g.18gb`.
@@ -115,10 +127,6 @@ fn slot_name(model: &DeviceModel) -> String {
         (_, None) => [&model.family, ".device"].concat(),
         (_, Some(partition)) => [&model.family, ".device:", partition].concat(),
     }
-}
-
-fn belongs(inventory: &Inventory, family: &str, device: &Device) -> bool {
-    model_of(inventory, device).is_some_and(|model| model.family == family)
 }
 
 fn model_of<'a>(inventory: &'a Inventory, device: &Device) -> Option<&'a DeviceModel> {

@@ -6,13 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::author::{say_idle, told};
+use super::steps::{self, Came};
 use super::{bench, test};
+use crate::cli::client::bytes;
 use crate::cli::error::{CliError, say};
-use crate::cli::output;
+use crate::cli::output::{self, Output};
+use crate::cli::{Context, talk};
 use crate::policy::author::{self, AuthorError, Questions};
+use crate::policy::replay::diff;
 
 /// How often the folder is looked at.
 const LOOK: Duration = Duration::from_millis(300);
+/// Decisions of a running agent that are made again with it.
+const DECISIONS: usize = 256;
 /// Calls that are timed; a look at a figure, not a measurement.
 const CALLS: usize = 200;
 /// What builds write, not authors.
@@ -25,7 +31,8 @@ Examples:
   berth policy dev gpu-quota
   berth policy dev --once gpu-quota      one round, as in a pre-commit hook; exits 1 when it fails
 
-Ctrl-C ends it. What fails is shown, and the next save is waited for.")]
+Where an agent runs, its last decisions are made again with the new build, and what would have been
+another is shown. Ctrl-C ends it. What fails is shown, and the next save is waited for.")]
 pub(super) struct Dev {
     /// One round only
     #[arg(long)]
@@ -36,13 +43,14 @@ pub(super) struct Dev {
 }
 
 impl Dev {
-    pub(super) fn run(self) -> Result<(), CliError> {
+    /// `socket`: the agent's, when it was named.
+    pub(super) fn run(self, socket: Option<PathBuf>) -> Result<(), CliError> {
         if !author::is_project(&self.dir) {
             return Err(AuthorError::Project(format!("{} is no policy's project", self.dir.display())).into());
         }
         loop {
             let before = sources(&self.dir);
-            let round = round(&self.dir);
+            let round = round(&self.dir, socket.as_ref());
             if self.once {
                 return round;
             }
@@ -61,7 +69,7 @@ impl Dev {
 }
 
 /// Everything that is worth knowing after a save.
-fn round(dir: &Path) -> Result<(), CliError> {
+fn round(dir: &Path, socket: Option<&PathBuf>) -> Result<(), CliError> {
     let built = author::build(dir, None)?;
     output::print(&told(&built))?;
     let subject = built.file.display().to_string();
@@ -78,11 +86,22 @@ fn round(dir: &Path) -> Result<(), CliError> {
             if let Some(failure) = test::failure(&tested) {
                 return Err(failure);
             }
-            output::print(&bench::text(&author::bench(&subject, component, questions, CALLS)?))?;
+            output::print(&bench::text(&author::bench(&subject, component.clone(), questions, CALLS)?))?;
         }
     }
-    // The place for what an agent that answers would have decided otherwise with it (`policy::replay`).
-    Ok(())
+    differs(component, socket)
+}
+
+/// What an agent that answers would have decided otherwise with it. Without one nothing is said, unless it was named.
+fn differs(component: Vec<u8>, socket: Option<&PathBuf>) -> Result<(), CliError> {
+    let context = Context::new(socket.cloned(), false)?;
+    let path = format!("/v1/policies/replay?most={DECISIONS}");
+    match talk(async { steps::ask(&context, &path, bytes(component), Output::TEXT).await }) {
+        Ok(Came::Replayed(report)) => output::print(&diff::text(&report, steps::MOST)),
+        Ok(Came::Done(_)) => Ok(()),
+        Err(error) if error.code == "no-agent" && socket.is_none() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The project's files with the time and the size of each.

@@ -1,8 +1,8 @@
 //! Replacing policies while kernels run, as one transaction (design §6):
 //!
 //! ```text
-//!  push:      size, magic ─> compile, instantiate, describe, grants (thread policy-load) ─> file ─> row
-//!  activate:  verify ─> compile, instantiate ─> settings, grants ─> its fixtures       (thread policy-load)
+//!  push:      size, magic ─> compile, instantiate, describe, its fixtures, grants (policy-load) ─> file ─> row
+//!  activate:  verify ─> compile, instantiate ─> settings, grants                       (thread policy-load)
 //!             ─> the last decisions again (thread policy-replay) ─> nothing differs, or that is accepted
 //!             ─> row on disk ─> one pointer ─> probation ─> (failures) ─> what was before
 //!  set:       the same module with other settings, from the second line on

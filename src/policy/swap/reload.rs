@@ -107,7 +107,7 @@ impl Swap {
             let loaded = match (&policy.host.wasm, &section.source) {
                 (_, Source::Builtin) => None,
                 (None, _) => return Err(Problem::BuiltinsOnly.into()),
-                (Some(wasm), _) => slot::load(&wasm.sandbox, world, &section)?,
+                (Some(wasm), _) => slot::load_tested(&wasm.sandbox, world, &section)?,
             };
             Ok(Member::new(Chosen::CONFIGURED, loaded, &section))
         })
