@@ -4,7 +4,7 @@
 #   scripts/acceptance.sh [OPTIONS]
 #
 #   --engine docker|process  for items 2-4 and bad input (docker; process where no Docker engine answers)
-#   --only N[,N..]           of: 2 3 4 5 6 7 8 bad load idle, and, not run unless asked for, 1 (quickstart.sh
+#   --only N[,N..]           of: 2 3 4 5 6 7 8 bad load idle policies, and, not run unless asked for, 1 (quickstart.sh
 #                            twice), engine (frozen and restarted; root), crash (minutes of kill -9)
 #   --as USER                items 2-4 and 6 as this user of the docker group, with programs installed
 #                            outside the clone; made and removed again when there is none (root).
@@ -12,7 +12,7 @@
 #
 #   2 run   3 create, exec, stop, rm   4 interrupt   5 limits   6 unprivileged, files of root
 #   7 process engine with and without bubblewrap   8 what runner and agent add   bad  bad input
-#   load  many creations, much output   idle  an agent with ten idle kernels
+#   load  many creations, much output   idle  an agent with ten idle kernels   policies  examples, swap, mistakes
 #
 # Exits 0 when no check failed. Build first: scripts/quickstart.sh or cargo xtask build.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -29,9 +29,11 @@ TOOLS=$REPO/scripts/acceptance
 . "$TOOLS/load.sh"
 # shellcheck source=acceptance/engine.sh
 . "$TOOLS/engine.sh"
+# shellcheck source=acceptance/policies.sh
+. "$TOOLS/policies.sh"
 set +e # a failed check is counted, not the end
 
-ENGINE='' ONLY=2,3,4,5,6,7,8,bad,load,idle AS=''
+ENGINE='' ONLY=2,3,4,5,6,7,8,bad,load,idle,policies AS=''
 while [ $# -gt 0 ]; do
     case $1 in
         --engine) ENGINE=${2:?--engine docker or process} && shift ;;
@@ -246,6 +248,7 @@ if wanted bad; then
     [ "$ENGINE" != docker ] || bad_permission
 fi
 
+if wanted policies; then policies; fi
 if wanted engine; then
     heading "an engine that hangs or is restarted"
     engine_faults

@@ -51,10 +51,16 @@ policies_swap() {
     holds "rolled back" berth policy rollback scheduler
     equal "as before" "$(berth create --dry-run --cpus 1 -o json | get cpuset | tr -d ' \n')" "$first"
     berth rm -f three >/dev/null
-    holds "every decision is reproduced bit for bit" berth policy replay
+    capture berth policy replay
+    says "every decision is reproduced bit for bit" "$RC $OUT" '^0 .*decisions? replayed'
     holds "the journal is exported" berth policy journal --export "$WORK/journal.jsonl"
-    holds "and reproduced offline, by a process without an agent" env BERTH_SOCKET=/nonexistent \
-        "$BERTH_BINARY" policy replay --journal "$WORK/journal.jsonl" --module "$POLICY_EXAMPLES/last-core.wasm" --only-its-own
+    capture env BERTH_SOCKET=/nonexistent "$BERTH_BINARY" policy replay --journal "$WORK/journal.jsonl" \
+        --modules "$POLICY_EXAMPLES" --modules "$REPO/policies/dist"
+    says "and reproduced by a process without an agent" "$RC $OUT" '^0 .*decisions? replayed'
+    holds "a policy watches" berth policy activate --shadow last-core
+    berth create --dry-run --cpus 1 >/dev/null
+    says "it is counted how it agrees" "$(sleep 1; berth policy shadow)" 'last-core'
+    holds "and stops watching" berth policy shadow --stop
 }
 
 # One line that says what and what next.
@@ -67,6 +73,12 @@ policies_mistakes() {
     refuses "an unknown digest" 1 'no policy called' "$BERTH_BINARY" policy activate 0123456789
     refuses "rollback without a history" 1 'nothing was active' "$BERTH_BINARY" policy rollback slot-reporter
     refuses "needs that are not granted" 1 'not granted' "$BERTH_BINARY" policy push "$POLICY_EXAMPLES/proxy-and-ca.wasm"
+    holds "a slot reporter is pushed" berth policy push "$POLICY_EXAMPLES/night-cores.wasm"
+    printf 'cores = "two"\nfrom = 3\n' >"$WORK/wrong.toml"
+    refuses "settings of the wrong type, all at once" 1 'cores.*from|from.*cores' \
+        "$BERTH_BINARY" policy activate night-cores --settings "$WORK/wrong.toml"
+    refuses "a module of another world" 1 'policy for .slot-reporter.|slot-reporter' \
+        "$BERTH_BINARY" policy replay --module "$POLICY_EXAMPLES/night-cores.wasm" --world scheduler
     capture berth policy push "$POLICY_EXAMPLES/last-core.wasm"
     says "a module pushed twice" "$OUT$ERR" 'already'
 }

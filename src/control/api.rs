@@ -327,10 +327,15 @@ impl ErrorBody {
             | "does-not-instantiate"
             | "describe-failed"
             | "not-granted"
+            | "does-not-fit"
+            | "manifest-mismatch"
+            | "unknown-need"
+            | "unsigned"
+            | "unknown-signer"
             | "ambiguous-digest"
             | "which-link" => StatusCode::BAD_REQUEST,
             "module-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
-            "builtins-only" | "no-history" | "decisions-differ" | "fixtures-fail" | "builtin-settings"
+            "builtins-only" | "no-history" | "decisions-differ" | "fixtures-failed" | "builtin-settings"
             | "no-shadow" | "not-set" | "overtaken" => StatusCode::CONFLICT,
             "wrong-method" => StatusCode::METHOD_NOT_ALLOWED,
             "name-taken" | "kernel-exists" | "run-exists" | "not-running" | "still-running"
@@ -388,6 +393,9 @@ mod tests {
             ("no-such-link", 400),
             ("wrong-settings", 400),
             ("module-too-large", 413),
+            ("unsigned", 400),
+            ("bad-signature", 400),
+            ("fixtures-failed", 409),
             ("something-new", 500),
         ] {
             assert_eq!(ErrorBody::new(code, "x").status().as_u16(), status, "{code}");

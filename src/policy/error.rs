@@ -134,7 +134,7 @@ pub enum Problem {
     DoesNotFit(String),
     /// Nobody signed it.
     #[error(
-        "it is not signed, and [policy.trust] of this node requires that: `berth policy sign FILE --key KEY` with a key that is listed there"
+        "it is not signed by anybody, and that is required: `berth policy sign FILE --key KEY`, with a key that [policy.trust] lists"
     )]
     Unsigned,
     /// Somebody signed it whom this node does not know.

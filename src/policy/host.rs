@@ -159,6 +159,7 @@ impl Host {
             ("bytes-in", config.bytes_in != started.bytes_in),
             ("bytes-out", config.bytes_out != started.bytes_out),
             ("journal-bytes", config.journal_bytes != started.journal_bytes),
+            ("trust", config.trust != started.trust),
         ];
         let keys: Vec<&str> =
             changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect();

@@ -97,7 +97,10 @@ impl Member {
         let policies = match (&self.policy, &other.policy) {
             (None, None) => true,
             (Some(one), Some(two)) => {
-                one.digest == two.digest && one.settings == two.settings && one.terms == two.terms
+                one.digest == two.digest
+                    && one.settings == two.settings
+                    && one.terms == two.terms
+                    && one.budgets == two.budgets
             }
             _ => false,
         };

@@ -97,11 +97,6 @@ impl Steps {
     }
 }
 
-/// Whether a module comes from whom it should, before anything of it is compiled.
-pub(super) fn verify(bytes: &[u8]) -> Result<(), SwapError> {
-    crate::policy::header::read(bytes).map(drop).map_err(SwapError::from)
-}
-
 impl Swap {
     /// Makes a policy active from the next decision on, or lets it watch. What was active becomes the last good
     /// one, unless it was demoted.

@@ -135,6 +135,9 @@ impl SwapError {
             Self::Module(Problem::TooLarge { .. } | Problem::ForbiddenImport { .. }) => {
                 "`berth policy push` the module that the new build makes"
             }
+            Self::Module(Problem::Unsigned | Problem::UnknownSigner(_) | Problem::BadSignature(_)) => {
+                "`berth policy verify FILE` says who signed it; sign it last, after `berth policy pack`, and push again"
+            }
             Self::Module(Problem::Fixtures(_)) => {
                 "`berth policy test FILE` shows them all; mend the policy or its fixtures, and push again"
             }
