@@ -179,7 +179,7 @@ pub(super) fn again(bench: &Bench, decider: &Decider, entry: &Entry, compare: Co
         return Came::Skipped(Skip::NotAsked);
     }
     if !entry.replayable {
-        let why = entry.faults.iter().find_map(|fault| Skip::of(fault));
+        let why = entry.faults.iter().find_map(Skip::of);
         return Came::Skipped(why.unwrap_or(Skip::Busy));
     }
     let answered = match entry.function.as_str() {
