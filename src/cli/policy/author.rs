@@ -137,7 +137,7 @@ is (`describe`), and the answer is appended as the custom section `berth:policy-
 fixtures of the folder, in place of an earlier one. An agent refuses a module whose manifest
 contradicts it, or that fails its own fixtures.")]
 pub(super) struct Pack {
-    /// Folder of fixtures (*.json)
+    /// Folder of fixtures (*.json) [default: those that it has]
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
     /// Where to write it [default: the module itself]

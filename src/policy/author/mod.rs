@@ -131,14 +131,19 @@ pub struct Tested {
 /// Files of fixtures by name, whole or why not.
 type Files = Vec<(String, Result<Value, String>)>;
 
-/// The component with its manifest: what it says of itself, and the fixtures of a folder.
+/// The component with its manifest: what it says of itself, and the fixtures of a folder; without one those that it
+/// has.
 ///
 /// # Errors
 /// When it does not load, or a fixture cannot be read.
 pub fn pack(subject: &str, component: Vec<u8>, fixtures: Option<&Path>) -> Result<Vec<u8>, AuthorError> {
-    let folder = fixtures.map(fixture::folder).transpose().map_err(AuthorError::BadFixtures)?;
+    let Some(folder) = fixtures else {
+        let earlier = manifest::read(&component).map_err(|problem| problem.of(subject))?;
+        return pack_with(subject, &component, earlier.map_or_else(Vec::new, |earlier| earlier.fixtures));
+    };
+    let folder = fixture::folder(folder).map_err(AuthorError::BadFixtures)?;
     let mut packed = Vec::new();
-    for (file, whole) in folder.unwrap_or_default().files {
+    for (file, whole) in folder.files {
         let bad = |problem: String| AuthorError::BadFixtures(format!("{file}: {problem}"));
         let fixture = whole.map_err(bad)?;
         if let Some(Err((name, problem))) = fixture::cases(&file, &fixture).into_iter().find(Result::is_err) {
@@ -146,10 +151,18 @@ pub fn pack(subject: &str, component: Vec<u8>, fixtures: Option<&Path>) -> Resul
         }
         packed.push(ManifestFixture { file, fixture });
     }
+    pack_with(subject, &component, packed)
+}
+
+fn pack_with(
+    subject: &str,
+    component: &[u8],
+    fixtures: Vec<ManifestFixture>,
+) -> Result<Vec<u8>, AuthorError> {
     // What an earlier build said of itself must not keep the module from being asked.
-    let bare = manifest::without(&component).map_err(|problem| problem.of(subject))?;
+    let bare = manifest::without(component).map_err(|problem| problem.of(subject))?;
     loaded(subject, bare, move |_, module, bare| {
-        let manifest = Manifest::of(module.world, &module.about, packed);
+        let manifest = Manifest::of(module.world, &module.about, fixtures);
         manifest::write(bare, &manifest).map_err(|problem| problem.of("the manifest").into())
     })
 }
