@@ -9,12 +9,13 @@
 //!  Handle::ask ──queue──> ladder: active, last good, twin   ticks while a call is in flight
 //!       ^─────oneshot──── (sandbox: a fresh instance a call)
 //! ```
-//! Files in reading order: `config`, `trust` (who vouches for a module), `header`, `cache` and `load` (bytes to a
-//! policy), `sandbox` (wasmtime and the
-//! budgets), `guest` (typed calls), `ladder` (one decision), `slot` (who is asked: one pointer each), `host` (one
-//! ask), `record` (what is remembered of a module), `journal` (what was decided), `swap` (push, activate, roll
-//! back while kernels run) with `rows` and `shelf` (what of it is on disk), `worlds` (questions, checks and
-//! twins; pure).
+//! Files in reading order: `config`, `trust` (who vouches for a module), `header`, `manifest`, `cache` and
+//! `load` (bytes to a policy; `stage` is how far that is), `sandbox` (wasmtime and the budgets), `guest` (typed calls),
+//! `ladder` (one decision), `slot` (who is asked: one pointer each), `host` (one ask; `zone` is the node's time),
+//! `record` (what is remembered of a module), `journal` (what was decided), `replay` (decided again), `swap` (push,
+//! activate, roll back while kernels run) with `probation`, `shadow`, and `rows` and `shelf` (what of it is on disk),
+//! `json` (questions and answers as text), `fixture` and `author` (for those who write policies), `worlds` (questions,
+//! checks and twins; pure).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ mod engines;
 mod events;
 mod images;
 mod logs;
+mod private;
 #[path = "../support/agent.rs"]
 #[allow(dead_code, reason = "each test uses what it needs of it")]
 mod support;

@@ -183,6 +183,8 @@ impl Drop for Agent {
 pub fn command(socket: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
     command.arg("--socket").arg(socket).args(words);
+    // What `berth run` keeps for this user is kept for the test.
+    command.env("XDG_CACHE_HOME", socket.with_file_name("cache"));
     command.env_remove("RUST_BACKTRACE").env_remove("COLUMNS").stdin(Stdio::null());
     command
 }
