@@ -3,6 +3,7 @@
 mod chain;
 pub(super) mod guests;
 mod limits;
+mod node;
 mod swap;
 
 use std::sync::{Arc, Mutex};

@@ -1,113 +1,12 @@
 //! Policies replaced while decisions are made, over a real store and real modules.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
+use super::node::{Node, Running, SCHEDULER, activation, by, last_core, place, trapping};
 use super::questions::{self, GIB, ONE};
 use super::*;
-use crate::policy::swap::{self, Activation, Order as By, Outcome, Steps, Swap, SwapError, Target};
+use crate::policy::swap::{self, Activation, Outcome, Steps, Target};
 use crate::policy::worlds::Place;
-use crate::store;
-
-const SCHEDULER: WorldKind = WorldKind::Scheduler;
-
-/// A state directory, and an agent's policies over it.
-struct Node {
-    dir: tempfile::TempDir,
-    config: Config,
-}
-
-struct Running {
-    policy: Handle,
-    swap: Swap,
-    store: store::Handle,
-}
-
-impl Node {
-    fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("berth-swap-").tempdir().unwrap();
-        let mut config = Config::builtin();
-        config.threads = 2;
-        config.deadline_ms = 20_000;
-        config.scheduler.source = Source::Shipped;
-        // Tests of what fails want it to stay.
-        config.probation_decisions = 0;
-        Self { dir, config }
-    }
-
-    async fn start(&self) -> Running {
-        let opened = store::open(self.dir.path()).unwrap();
-        let kept = Kept::load(&opened.handle, self.dir.path()).await.unwrap();
-        let config = self.config.clone();
-        let at_start = kept.clone();
-        let policy =
-            tokio::task::spawn_blocking(move || start_kept(config, at_start)).await.unwrap().unwrap();
-        let swap = Swap::new(policy.clone(), opened.handle.clone(), kept, &self.config);
-        Running { policy, swap, store: opened.handle }
-    }
-
-    fn module(&self, digest: Digest) -> std::path::PathBuf {
-        self.dir.path().join("policies").join(format!("{digest}.wasm"))
-    }
-}
-
-impl Running {
-    async fn stop(self) {
-        self.store.close().await;
-    }
-
-    async fn push(&self, module: &[u8]) -> Digest {
-        self.swap.push(module.to_vec(), None, 1000).await.unwrap().module.digest
-    }
-
-    async fn activate(&self, digest: Digest) -> swap::Swapped {
-        self.activate_target(Target::Pushed(digest.to_string())).await.unwrap()
-    }
-
-    /// Whatever it would have decided otherwise.
-    async fn activate_target(&self, target: Target) -> Result<swap::Swapped, SwapError> {
-        let wanted = Activation { accept_diff: true, ..activation(target) };
-        match self.swap.activate(wanted, &Steps::default()).await? {
-            Outcome::Active(swapped) => Ok(*swapped),
-            Outcome::Shadow(view) => panic!("{view:?}"),
-        }
-    }
-
-    async fn roll_back(&self) -> Result<swap::Swapped, SwapError> {
-        self.swap.roll_back(SCHEDULER, None, by("a test")).await
-    }
-
-    /// Who decides, and which of four cores they give.
-    async fn asks(&self) -> (String, Rung, u32) {
-        let (decided, core) = place(&self.policy).await;
-        (decided.policy, decided.rung, core)
-    }
-}
-
-fn by(reason: &str) -> By {
-    By { uid: Some(1000), reason: Some(reason.to_owned()) }
-}
-
-fn activation(target: Target) -> Activation {
-    Activation { target, link: None, settings: None, accept_diff: false, shadow: false, order: by("a test") }
-}
-
-async fn place(policy: &Handle) -> (DecidedBy, u32) {
-    let question = questions::place(&questions::inventory(4, 0, 1), &[(0, ONE)], |_| 0);
-    let decided = policy.ask::<Place>(question.clone()).await;
-    let share = decided.answer.unwrap()[0];
-    (decided.by, question.node.devices[share.device as usize].number)
-}
-
-fn last_core() -> Vec<u8> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/dist/examples/last-core.wasm");
-    std::fs::read(Path::new(path)).unwrap()
-}
-
-/// Traps whenever it is asked to place.
-fn trapping() -> Vec<u8> {
-    guests::scheduler(guests::NOTHING)
-}
 
 #[tokio::test]
 async fn a_pushed_policy_decides_from_the_next_decision_on_until_it_is_rolled_back() {
