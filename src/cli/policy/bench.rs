@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::author::{binary, module_and_fixtures};
+use super::inspect;
 use crate::cli::error::CliError;
-use crate::cli::output::{Output, table, world};
+use crate::cli::output::{Output, table};
 use crate::policy::author::{self, Bench as Figures, Questions};
 
 /// Time a policy's calls on fixtures or on real decisions
@@ -49,14 +50,7 @@ impl Bench {
 
 /// A line for each function.
 pub(super) fn text(bench: &Figures) -> String {
-    let policy = &bench.policy;
-    let mut text = format!(
-        "{} {} ({}) for {}\n",
-        policy.name,
-        policy.version,
-        policy.digest.short(),
-        world(policy.world)
-    );
+    let mut text = inspect::head(&bench.policy);
     let rows = bench.functions.iter().map(|figures| {
         vec![
             figures.function.clone(),

@@ -56,6 +56,11 @@ impl Inspect {
     }
 }
 
+/// The line above what was found out about a module.
+pub(super) fn head(policy: &Inspected) -> String {
+    format!("{} {} ({}) for {}\n", policy.name, policy.version, policy.digest.short(), world(policy.world))
+}
+
 fn text(policy: &Inspected) -> String {
     let mut lines = vec![
         ("name", format!("{} {}", policy.name, policy.version)),

@@ -80,6 +80,11 @@ impl Live {
         Self { is_terminal: std::io::stderr().is_terminal(), shown: false }
     }
 
+    /// Whether anything would be shown.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
     pub(super) fn show(&mut self, line: &str) {
         if self.is_terminal {
             // Where standard error is closed there is nobody to tell.

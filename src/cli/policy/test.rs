@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::author::{count, module_and_fixtures, say_idle};
+use super::inspect;
 use crate::cli::error::CliError;
-use crate::cli::output::{Output, world};
+use crate::cli::output::Output;
 use crate::policy::WorldKind;
 use crate::policy::author::{self, Tested};
 use crate::policy::fixture::Verdict;
@@ -73,14 +74,7 @@ fn report(tested: &Tested) -> Report<'_> {
 
 /// A line for each fixture.
 pub(super) fn text(tested: &Tested) -> String {
-    let policy = &tested.policy;
-    let mut text = format!(
-        "{} {} ({}) for {}\n",
-        policy.name,
-        policy.version,
-        policy.digest.short(),
-        world(policy.world)
-    );
+    let mut text = inspect::head(&tested.policy);
     for verdict in &tested.verdicts {
         text += &match (&verdict.problem, &verdict.answered) {
             (Some(problem), _) => format!("  FAIL  {}: {problem}\n", verdict.name),

@@ -1,9 +1,9 @@
 //! While the agent loads a module: what it is at, on a line of a terminal.
 
 use std::future::Future;
-use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use super::steps::Live;
 use crate::cli::Context;
 use crate::cli::error::CliError;
 use crate::policy::Loading;
@@ -16,28 +16,23 @@ pub(super) async fn shown<T>(
     context: &Context,
     work: impl Future<Output = Result<T, CliError>>,
 ) -> Result<T, CliError> {
-    if !std::io::stderr().is_terminal() {
+    let mut live = Live::new();
+    if !live.is_terminal() {
         return work.await;
     }
     let mut work = std::pin::pin!(work);
-    let mut is_shown = false;
-    let done = loop {
+    loop {
         tokio::select! {
             biased;
-            done = &mut work => break done,
+            done = &mut work => return done,
             () = tokio::time::sleep(EVERY) => {}
         }
         // An agent that does not tell is still at it.
         let loading: Option<Loading> = context.agent.get("/v1/policies/loading").await.unwrap_or_default();
         if let Some(loading) = loading {
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[K{}", line(loading));
-            is_shown = true;
+            live.show(&line(loading));
         }
-    };
-    if is_shown {
-        let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
     }
-    done
 }
 
 fn line(loading: Loading) -> String {

@@ -204,14 +204,13 @@ impl Swap {
             false => Some(line.active.clone()),
             true => line.last_good.clone().filter(|last| last.chosen != member.chosen),
         };
-        let probation = member.policy.as_ref().filter(|_| last_good.is_some()).and_then(|policy| {
-            policy.record.pardon();
-            let now = (Instant::now(), journal::now_ms());
-            Probation::begin(self.terms().probation, policy.digest, policy.record.counts(), now)
-        });
         if let Some(policy) = &member.policy {
             policy.record.pardon();
         }
+        let probation = member.policy.as_ref().filter(|_| last_good.is_some()).and_then(|policy| {
+            let now = (Instant::now(), journal::now_ms());
+            Probation::begin(self.terms().probation, policy.digest, policy.record.counts(), now)
+        });
         slot.swap(Line { active: member, last_good, ..(*line).clone() });
         slot.on_probation(probation);
         slot.decided();
