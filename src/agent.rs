@@ -234,8 +234,7 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     tasks.spawn(named("engine-health", engine_health(engine, status_sender.clone())));
     let (pulse_of_admission, pulse_of_route) = (admission.clone(), route.clone());
     let control = control::start(
-        &config.control.socket,
-        config.control.group.clone(),
+        &config.control,
         Rooms {
             kernels: kernels.clone(),
             route,
