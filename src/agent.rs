@@ -4,7 +4,6 @@
 //! routing, records and the engine's list (adoption), then the control API. Whatever is wrong is told before anything is touched. The
 //! end comes in the opposite order; kernels run on.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -170,12 +169,11 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     let engine = connect(&config, runner.clone()).await?;
     let engine_info = engine.info().await?;
     let mut kept = policy::Kept::load(&opened.handle, &state_dir).await?;
-    if config.private
-        && let Some(cache) = users_cache()
-    {
+    kept.workshop = match config.private {
         // Its state goes with it; what was compiled serves the next `berth run`.
-        kept.cache = cache;
-    }
+        true => policy::Workshop::of_user(),
+        false => policy::Workshop::own(kept.workshop.cache),
+    };
     let policies = start_policies(&config, Some(kept.clone())).await?;
     let swap = policy::swap::Swap::new(policies.clone(), opened.handle.clone(), kept, &config.policy);
     let (route, route_thread) = route::start(route::Config::default()).map_err(|error| {
@@ -341,17 +339,6 @@ impl Reload {
             }
         });
     }
-}
-
-/// Where this user's private agents keep compiled policies: `$XDG_CACHE_HOME/berth/policy-cache`, by default below
-/// `~/.cache`. None where there is no such place or it cannot be made.
-fn users_cache() -> Option<PathBuf> {
-    let absolute =
-        |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    let berth = caches.join("berth");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&berth).ok()?;
-    Some(berth.join("policy-cache"))
 }
 
 /// Waits for SIGTERM or SIGINT, or for a task that must not end; reads `[policy]` again on SIGHUP. A private agent

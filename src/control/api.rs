@@ -325,6 +325,8 @@ impl ErrorBody {
             | "no-world"
             | "other-interface-version"
             | "does-not-compile"
+            | "compiler-limit"
+            | "compiler-failed"
             | "does-not-instantiate"
             | "describe-failed"
             | "not-granted"

@@ -1,6 +1,5 @@
 //! The host behind the handle: the slots, the threads, and one ask from the caller's side.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +8,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::bindings::types;
-use super::cache::Cache;
 use super::clock::thread_cpu;
+use super::compile::{Compiler, Limits, Workshop};
 use super::config::{Budgets, Config, Source};
 use super::error::{PolicyError, Problem};
 use super::guest::{Asked, Terms};
@@ -92,15 +91,13 @@ impl Host {
         }
         let builtin_only =
             WORLDS.iter().all(|world| config.chain(*world).iter().all(|p| p.source == Source::Builtin));
+        let workshop = kept.map_or(&Workshop::IN_MEMORY, |kept| &kept.workshop);
         let (sandbox, trouble) = match builtin_only {
             true => (None, None),
             // Beside the threads one that loads, at the start and later for `swap`, and one that decides again for
             // replay and shadows: one at a time each.
-            false => match sandbox(config, config.threads + 2) {
-                Ok(mut sandbox) => {
-                    sandbox.cache = kept.and_then(|kept| open_cache(&kept.cache));
-                    (Some(Arc::new(sandbox)), None)
-                }
+            false => match sandbox(config, config.threads + 2, workshop) {
+                Ok(sandbox) => (Some(Arc::new(sandbox)), None),
                 Err(problem) => (None, Some(problem)),
             },
         };
@@ -159,6 +156,8 @@ impl Host {
             ("memory-bytes", config.memory_bytes != started.memory_bytes),
             ("bytes-in", config.bytes_in != started.bytes_in),
             ("bytes-out", config.bytes_out != started.bytes_out),
+            ("compile-sec", config.compile_sec != started.compile_sec),
+            ("compile-memory-bytes", config.compile_memory_bytes != started.compile_memory_bytes),
             ("journal-bytes", config.journal_bytes != started.journal_bytes),
             ("trust", config.trust != started.trust),
         ];
@@ -489,18 +488,10 @@ fn telling<D: Asked>(
     Telling { only_changes: D::ONLY_CHANGES, record: Box::new(record) }
 }
 
-/// Without one everything is compiled each time.
-fn open_cache(dir: &Path) -> Option<Cache> {
-    Cache::open(dir)
-        .inspect_err(
-            |error| tracing::warn!(%error, "compiled policies are not kept: each start compiles them"),
-        )
-        .ok()
-}
-
-pub(super) fn sandbox(config: &Config, calls: usize) -> Result<Sandbox, Problem> {
+pub(super) fn sandbox(config: &Config, calls: usize, workshop: &Workshop) -> Result<Sandbox, Problem> {
+    let compiler = Compiler::open(workshop, Limits::of(config));
     let mut sandbox =
-        Sandbox::new(config.budgets(), config.most_memory(), calls).map_err(Problem::Sandbox)?;
+        Sandbox::new(config.budgets(), config.most_memory(), calls, compiler).map_err(Problem::Sandbox)?;
     sandbox.trust = config.trust.clone();
     Ok(sandbox)
 }

@@ -14,7 +14,7 @@ use crate::ids::KernelRef;
 use crate::policy::journal::Wanted;
 use crate::policy::replay::offline::{self, Candidate, Offline};
 use crate::policy::replay::{Report, diff};
-use crate::policy::{Source, WorldKind};
+use crate::policy::{Source, Workshop, WorldKind};
 
 /// Make decisions of the journal again, by who made them or by another policy, and show what differs
 #[derive(Debug, clap::Args)]
@@ -156,6 +156,7 @@ impl Replay {
             candidate: candidate.map(|source| Candidate { source, settings }),
             modules,
             config: config.policy,
+            workshop: Workshop::of_user(),
         };
         let mut live = Live::new();
         let report = offline::replay(ask, move |done| {
