@@ -18,7 +18,7 @@
 //! * [`wire`], [`keepalive`], [`timers`], [`reports`]: what a message means, what an answer is worth,
 //!   what is due, what the actor is told; no I/O either.
 //! * [`sockets`]: socket files and the two sockets of a kernel; the only unsafe code.
-//! * [`attachment`], [`thread`]: one kernel, and all of them; [`parked`]: output that waits for a client
+//! * [`attachment`], [`thread`]: one kernel, and all of them, [`attention`] whose turn it is; [`parked`]: output that waits for a client
 //!   who may come back.
 //! * [`inbox`], [`handle`]: how callers get in.
 
@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use crate::ids::{KernelId, RunId};
 
 mod attachment;
+mod attention;
 mod desk;
 pub mod door;
 mod flow;

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use berth_link::{SOCKET_IN, SOCKET_OUT};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use zmq::{DONTWAIT, Message, SNDMORE, Socket, SocketType};
 
@@ -33,6 +33,8 @@ const DIALLED_MESSAGE_MAX: i64 = 16 << 20;
 /// Received frames up to this size lie in libzmq's 8 KiB read buffer, which the whole buffer stays for:
 /// they are copied, so that a record of 60 bytes does not hold 8 KiB.
 const COPY_UP_TO: usize = 8 << 10;
+/// Bytes of small payloads that share an allocation; twice [`COPY_UP_TO`] at least.
+const COPIES_CHUNK: usize = 16 << 10;
 /// Sockets of one context; libzmq's own limit is 1023 and closed ones leave a little later.
 const SOCKETS_PER_CONTEXT: usize = 900;
 
@@ -285,14 +287,36 @@ fn plain(context: &zmq::Context, kind: SocketType) -> Result<Socket, zmq::Error>
 }
 
 /// The payload without a copy where that does not hold more memory than it has bytes.
-pub(super) fn payload(frame: Message) -> Bytes {
+pub(super) fn payload(frame: Message, copies: &mut Copies) -> Bytes {
     struct Frame(Message);
     impl AsRef<[u8]> for Frame {
         fn as_ref(&self) -> &[u8] {
             &self.0
         }
     }
-    if frame.len() <= COPY_UP_TO { Bytes::copy_from_slice(&frame) } else { Bytes::from_owner(Frame(frame)) }
+    if frame.len() <= COPY_UP_TO { copies.copy(&frame) } else { Bytes::from_owner(Frame(frame)) }
+}
+
+/// Copies of small payloads of one kernel's turn, many to one allocation. What is kept of a turn holds what else was
+/// copied in it, so it is one kernel's only, and small.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    chunk: BytesMut,
+    first: bool,
+}
+
+impl Copies {
+    fn copy(&mut self, data: &[u8]) -> Bytes {
+        // One message in a turn is what most turns have.
+        if !std::mem::replace(&mut self.first, true) {
+            return Bytes::copy_from_slice(data);
+        }
+        if self.chunk.capacity() < data.len() {
+            self.chunk = BytesMut::with_capacity(COPIES_CHUNK);
+        }
+        self.chunk.extend_from_slice(data);
+        self.chunk.split().freeze()
+    }
 }
 
 /// Lets a socket accept on a listening descriptor of ours.

@@ -6,7 +6,7 @@
 //! to read, and a turn reads until libzmq says that there is nothing (and has emptied the mailbox). The
 //! thread sleeps only when the list is empty.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::attachment::{Attachment, Context, Due, Turn};
+use super::attention::Attention;
 use super::desk::{Call, Desk, Doorway};
 use super::door::{Answer, Ask, Caller};
 use super::flow::Outlet;
@@ -41,7 +42,7 @@ pub(super) struct Task {
     contexts: Contexts,
     slots: Vec<Option<Slot>>,
     index: HashMap<KernelId, usize>,
-    attention: VecDeque<usize>,
+    attention: Attention,
     timers: Timers<Due>,
     effects: Vec<Effect>,
     /// Answers to calls at the door.
@@ -56,8 +57,6 @@ pub(super) struct Task {
 struct Slot {
     kernel: KernelId,
     attachment: Attachment,
-    /// It is on the list.
-    listed: bool,
 }
 
 /// Closes the inbox however the thread ends.
@@ -78,7 +77,7 @@ impl Task {
             contexts: Contexts::default(),
             slots: Vec::new(),
             index: HashMap::new(),
-            attention: VecDeque::new(),
+            attention: Attention::default(),
             timers: Timers::new(),
             effects: Vec::new(),
             answers: Vec::new(),
@@ -108,7 +107,7 @@ impl Task {
             self.door_turn();
             self.turns();
             self.answer_calls();
-            let busy = self.door_listed || !self.attention.is_empty();
+            let busy = self.door_listed || self.attention.len() > 0;
             let sleep = if busy { Duration::ZERO } else { self.sleep() };
             match self.poll.poll(&mut events, Some(sleep)) {
                 Ok(()) => {}
@@ -138,21 +137,17 @@ impl Task {
 
     /// Puts a kernel on the list.
     fn attend(&mut self, slot: usize) {
-        if let Some(Some(entry)) = self.slots.get_mut(slot)
-            && !std::mem::replace(&mut entry.listed, true)
-        {
-            self.attention.push_back(slot);
+        // Events of a kernel that is no more may still come.
+        if let Some(Some(_)) = self.slots.get(slot) {
+            self.attention.want(slot);
         }
     }
 
     /// One turn for each kernel on the list.
     fn turns(&mut self) {
         for _ in 0..self.attention.len() {
-            let Some(slot) = self.attention.pop_front() else { return };
+            let Some(slot) = self.attention.next() else { return };
             let turn = self.with(slot, |attachment, cx| attachment.turn(cx));
-            if let Some(Some(entry)) = self.slots.get_mut(slot) {
-                entry.listed = false;
-            }
             if turn == Some(Turn::More) {
                 self.attend(slot);
             }
@@ -374,7 +369,7 @@ impl Task {
             registry.register(&mut SourceFd(&fds[1]), Token(2 * slot + 1), Interest::READABLE)
         });
         self.index.insert(kernel, slot);
-        self.slots[slot] = Some(Slot { kernel, attachment, listed: false });
+        self.slots[slot] = Some(Slot { kernel, attachment });
         if let Err(error) = watched {
             drop(self.detach(kernel, "failed-to-start"));
             return Err(refuse(error.to_string()));
@@ -392,7 +387,7 @@ impl Task {
                 let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
             }
         }
-        self.attention.retain(|listed| *listed != slot);
+        self.attention.forget(slot);
         let mut cx = Context {
             now: self.now,
             timers: &mut self.timers,

@@ -19,7 +19,7 @@ use super::keepalive::{Answer, Keepalive};
 use super::machine::{self, Effect, Input, Machine};
 use super::parked::Parked;
 use super::reports::Reports;
-use super::sockets::{Pair, Place, Received, payload};
+use super::sockets::{Copies, Pair, Place, Received, payload};
 use super::timers::{Key, Timers};
 use super::window::Window;
 use super::wire::{self, Meaning};
@@ -301,6 +301,7 @@ impl Attachment {
     pub(super) fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
         self.send(cx);
         let (mut messages, mut bytes) = (0, 0);
+        let mut copies = Copies::default();
         let mut turn = Turn::Done;
         loop {
             if messages >= TURN_MESSAGES || bytes >= TURN_BYTES {
@@ -318,7 +319,7 @@ impl Attachment {
                 }
                 Received::Message(kind, frame) => {
                     bytes += kind.len() + frame.len();
-                    self.receive(wire::read(&kind, payload(frame)), cx);
+                    self.receive(wire::read(&kind, payload(frame, &mut copies)), cx);
                 }
             }
             messages += 1;
