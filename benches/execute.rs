@@ -133,7 +133,12 @@ fn beside(endpoint: &str, kernels: &[String]) -> bool {
     });
     check("execute(1+1) by the door alone, p99", alone, "ms", None);
     check("the same beside a kernel that computes, p99", computing, "ms", None);
-    check("the same beside a kernel that prints at full speed, p99", printing, "ms", Some(2.0 * alone.max(computing)))
+    check(
+        "the same beside a kernel that prints at full speed, p99",
+        printing,
+        "ms",
+        Some(2.0 * alone.max(computing)),
+    )
 }
 
 fn many(endpoint: &str, kernels: &[String]) -> bool {

@@ -24,6 +24,8 @@ const TURN_MESSAGES: usize = 256;
 const FRAMES_MAX: usize = 8;
 /// Output above this is decoded on another thread (design §3).
 const BUILD_HERE: usize = 256 << 10;
+/// Frames up to this size are copied when they are sent.
+const COPY_UP_TO: usize = 4 << 10;
 /// Bytes of answers kept for peers that take nothing.
 const KEPT_BYTES: usize = 64 << 20;
 /// How often they are offered again.
@@ -196,13 +198,13 @@ impl Desk {
         if self.kept.contains_key(peer) {
             return self.keep(frames);
         }
-        if !send_now(&self.router, &frames) {
+        if let Err(frames) = send_now(&self.router, frames) {
             self.keep(frames);
         }
     }
 
     fn keep(&mut self, frames: Frames) {
-        let bytes: usize = frames.iter().map(Vec::len).sum();
+        let bytes = bytes_of(&frames);
         if self.kept_bytes + bytes > KEPT_BYTES {
             tracing::warn!(bytes, "an answer is dropped: its client takes nothing");
             return;
@@ -224,12 +226,13 @@ impl Desk {
         }
         let (router, kept_bytes) = (&self.router, &mut self.kept_bytes);
         self.kept.retain(|_, answers| {
-            while let Some(frames) = answers.front() {
-                if !send_now(router, frames) {
+            while let Some(frames) = answers.pop_front() {
+                let bytes = bytes_of(&frames);
+                if let Err(frames) = send_now(router, frames) {
+                    answers.push_front(frames);
                     return true;
                 }
-                *kept_bytes -= frames.iter().map(Vec::len).sum::<usize>();
-                answers.pop_front();
+                *kept_bytes -= bytes;
             }
             false
         });
@@ -279,18 +282,33 @@ fn seal(envelope: Envelope, answer: Answer) -> Frames {
     frames
 }
 
-/// False when the peer has no room now.
-fn send_now(router: &Socket, frames: &Frames) -> bool {
-    for (at, frame) in frames.iter().enumerate() {
-        let more = if at + 1 < frames.len() { SNDMORE } else { 0 };
-        match router.send(&frame[..], DONTWAIT | more) {
-            Ok(()) => {}
-            Err(zmq::Error::EAGAIN) => return false,
-            // The peer has gone; so has its interest.
-            Err(_) => return true,
+fn bytes_of(frames: &Frames) -> usize {
+    frames.iter().map(Vec::len).sum()
+}
+
+/// Gives the frames back when the peer has no room now.
+fn send_now(router: &Socket, frames: Frames) -> Result<(), Frames> {
+    // Whether there is room shows at the first frame, which names the peer.
+    let Some(peer) = frames.first() else { return Ok(()) };
+    match router.send(&peer[..], DONTWAIT | SNDMORE) {
+        Err(zmq::Error::EAGAIN) => return Err(frames),
+        // The peer has gone; so has its interest.
+        Err(_) => return Ok(()),
+        Ok(()) => {}
+    }
+    let mut rest = frames.into_iter().skip(1).peekable();
+    while let Some(frame) = rest.next() {
+        let flags = DONTWAIT | if rest.peek().is_some() { SNDMORE } else { 0 };
+        // Large ones are handed over, small ones are cheaper to copy.
+        let sent = match frame.len() {
+            0..=COPY_UP_TO => router.send(&frame[..], flags),
+            _ => router.send(Message::from(frame), flags),
+        };
+        if let Err(error) = sent {
+            tracing::warn!(%error, "an answer was cut short");
         }
     }
-    true
+    Ok(())
 }
 
 /// The thread that decodes large output, so that no kernel waits for it.
