@@ -14,10 +14,14 @@ mod rpc;
 mod support;
 
 use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use callosum::{Outcome, Value};
 use engines::Engine;
 use rpc::{Keys, Rpc, exit_code, status, texts};
+use serde_json::{Value as Json, json};
 use support::{Agent, until};
 
 const LISTEN: &str = "[routing]\nrpc-listen = \"127.0.0.1:0\"\n";
@@ -30,8 +34,12 @@ struct Node {
 
 impl Node {
     fn start(kernels: usize) -> Option<Self> {
+        Self::with(kernels, LISTEN)
+    }
+
+    fn with(kernels: usize, config: &str) -> Option<Self> {
         engines::runner()?;
-        let agent = Agent::started(Engine::Process, LISTEN, &["--policy", "builtin"]);
+        let agent = Agent::started(Engine::Process, config, &["--policy", "builtin"]);
         let create = |number| {
             let name = format!("k{number}");
             agent.ok(&["create", "--name", &name]);
@@ -47,6 +55,42 @@ impl Node {
 
     fn client(&self) -> Rpc {
         Rpc::connect(&self.endpoint(), None)
+    }
+}
+
+/// Key pairs of an agent and its manager, with the agent's files.
+struct KeyFiles {
+    agent: zmq::CurveKeyPair,
+    manager: zmq::CurveKeyPair,
+    agent_file: String,
+    manager_file: String,
+}
+
+impl KeyFiles {
+    /// As ZeroMQ's tools write them.
+    fn make(dir: &Path) -> Self {
+        let [agent, manager] = [(); 2].map(|()| zmq::CurveKeyPair::new().unwrap());
+        let write = |name: &str, pair: &zmq::CurveKeyPair, secret: bool| {
+            let z85 = |key: &[u8]| zmq::z85_encode(key).unwrap();
+            let mut text =
+                format!("#   a comment\n\nmetadata\ncurve\n    public-key = \"{}\"\n", z85(&pair.public_key));
+            if secret {
+                text += &format!("    secret-key = \"{}\"\n", z85(&pair.secret_key));
+            }
+            let path = dir.join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let agent_file = write("agent.key_secret", &agent, true);
+        let manager_file = write("manager.key", &manager, false);
+        Self { agent, manager, agent_file, manager_file }
+    }
+
+    fn config(&self) -> String {
+        let Self { agent_file, manager_file, .. } = self;
+        format!(
+            "{LISTEN}[agent]\nrpc-auth-agent-keypair = \"{agent_file}\"\nrpc-auth-manager-public-key = \"{manager_file}\"\n"
+        )
     }
 }
 
@@ -236,7 +280,6 @@ fn garbage_on_the_port_disturbs_nobody() {
     let Some(node) = Node::start(0) else { return };
     let rpc = node.client();
     let address = node.endpoint().trim_start_matches("tcp://").to_owned();
-    use std::io::Write as _;
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4096], &[0; 64]] {
         let mut stream = std::net::TcpStream::connect(&address).unwrap();
         // The agent may hang up while this is written.
@@ -264,35 +307,17 @@ fn with_keys_only_the_managers_key_is_let_in() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let certificate = |name: &str, pair: &zmq::CurveKeyPair, secret: bool| {
-        let z85 = |key: &[u8]| zmq::z85_encode(key).unwrap();
-        let mut text = format!("metadata\ncurve\n    public-key = \"{}\"\n", z85(&pair.public_key));
-        if secret {
-            text += &format!("    secret-key = \"{}\"\n", z85(&pair.secret_key));
-        }
-        let path = dir.path().join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let [agent, manager, stranger] = [(); 3].map(|()| zmq::CurveKeyPair::new().unwrap());
-    let config = format!(
-        "{LISTEN}[agent]\nrpc-auth-agent-keypair = \"{}\"\nrpc-auth-manager-public-key = \"{}\"\n",
-        certificate("agent.key_secret", &agent, true),
-        certificate("manager.key", &manager, false),
-    );
-    let node = Node {
-        agent: Agent::started(Engine::Process, &config, &["--policy", "builtin"]),
-        kernels: Vec::new(),
-    };
+    let files = KeyFiles::make(dir.path());
+    let Some(node) = Node::with(0, &files.config()) else { return };
     assert!(node.agent.json(&["status"])["rpc"]["encrypted"].as_bool().unwrap());
     let keys = |pair: &zmq::CurveKeyPair| Keys {
-        server_public: agent.public_key.to_vec(),
+        server_public: files.agent.public_key.to_vec(),
         public: pair.public_key.to_vec(),
         secret: pair.secret_key.to_vec(),
     };
-    let rpc = Rpc::connect(&node.endpoint(), Some(&keys(&manager)));
+    let rpc = Rpc::connect(&node.endpoint(), Some(&keys(&files.manager)));
     assert_eq!(rpc.call("ping", vec!["a".into()]), "a".into());
-    for keys in [Some(keys(&stranger)), None] {
+    for keys in [Some(keys(&zmq::CurveKeyPair::new().unwrap())), None] {
         let turned_away = Rpc::connect(&node.endpoint(), keys.as_ref());
         turned_away.patience(500);
         turned_away.send("ping", vec!["b".into()]);
@@ -300,4 +325,116 @@ fn with_keys_only_the_managers_key_is_let_in() {
     }
     until("the stranger is in the log", || node.agent.log().contains("an unknown key was turned away"));
     assert_eq!(rpc.call("ping", vec!["c".into()]), "c".into());
+}
+
+/// Lines to the official client and its answers; none, and a word about it, where it is not installed.
+fn official(node: &Node, keys: &[String], lines: &[Json]) -> Option<Vec<Json>> {
+    let Some(python) = std::env::var_os("BERTH_PEERS") else {
+        println!("skipped: no official client (scripts/test.sh installs it)");
+        return None;
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/client.py");
+    let mut child = Command::new(python)
+        .arg(script)
+        .arg(node.endpoint())
+        .arg(&node.kernels[0])
+        .args(keys)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for line in lines {
+        writeln!(stdin, "{line}").unwrap();
+    }
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let answers = String::from_utf8(output.stdout).unwrap();
+    Some(answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+/// What the official client gets, with and without keys.
+fn official_client_calls(node: &Node, keys: &[String]) {
+    let nothing = json!({});
+    let batch = json!({"clean": null, "build": "", "exec": "echo ran"});
+    let turn =
+        |run: Json, mode: &str, code: &str, opts: &Json| json!(["execute", 9, run, mode, code, opts, 2.0]);
+    let lines = [
+        json!(["ping"]),
+        turn(Json::Null, "query", "print(6 * 7)", &nothing),
+        turn("b".into(), "batch", "", &batch),
+        turn("b".into(), "continue", "", &nothing),
+        turn("b".into(), "continue", "", &nothing),
+        turn("i".into(), "query", "print(input())", &nothing),
+        turn("i".into(), "input", "typed", &nothing),
+        json!(["get_completions", "pri", {"row": 1, "col": 3, "line": "pri", "post": ""}]),
+        json!(["ping_kernel"]),
+        json!(["interrupt_kernel"]),
+        json!(["call", "create_kernels"]),
+        json!(["call", "nonsense", 1]),
+        json!(["cancelled", 9, "c", "query", "import time; time.sleep(0.5)", {}, null]),
+        json!(["execute", 9, "c", "continue", "", {}, null]),
+        json!(["together", [9, "1", "query", "print(1)", {}, 9.0], [9, "2", "query", "print(2)", {}, 9.0]]),
+    ];
+    let Some(answers) = official(node, keys, &lines) else { return };
+    let result = |run: &str, status: &str, code: Option<i32>, console: Json| {
+        let options = if status == "waiting-input" { json!({"is_password": false}) } else { Json::Null };
+        json!({
+            "runId": run, "status": status, "exitCode": code, "options": options, "console": console, "files": [],
+        })
+    };
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().expect("an answer for each line");
+    assert_eq!(next(), "ping");
+    let made_up = next();
+    assert_eq!(
+        made_up,
+        result(made_up["runId"].as_str().unwrap(), "finished", Some(0), json!([["stdout", "42\n"]]))
+    );
+    assert_eq!(next(), result("b", "clean-finished", Some(0), json!([])));
+    assert_eq!(next(), result("b", "build-finished", Some(0), json!([])));
+    assert_eq!(next(), result("b", "finished", Some(0), json!([["stdout", "ran\n"]])));
+    assert_eq!(next(), result("i", "waiting-input", None, json!([])));
+    assert_eq!(next(), result("i", "finished", Some(0), json!([["stdout", "typed\n"]])));
+    let completed = next();
+    assert_eq!(completed["result"]["status"], "finished");
+    let suggestions = completed["result"]["suggestions"].as_array().unwrap();
+    assert!(suggestions.iter().any(|word| word.as_str().unwrap().starts_with("print")), "{completed}");
+    assert!(next()["started_at"].as_f64().unwrap() > 0.0);
+    assert_eq!(next(), json!({"status": "finished"}));
+    for expected in
+        ["NotImplementedError('create_kernels is not built yet')", "KeyError('there is no method nonsense')"]
+    {
+        let refused = next();
+        assert_eq!(refused["error"], "RPCUserError");
+        assert!(refused["text"].as_str().unwrap().contains(expected), "{refused}");
+    }
+    assert_eq!(next(), "cancelled");
+    assert_eq!(next(), result("c", "finished", Some(0), json!([])), "only the call was given up");
+    let together = json!([
+        result("1", "finished", Some(0), json!([["stdout", "1\n"]])),
+        result("2", "finished", Some(0), json!([["stdout", "2\n"]])),
+    ]);
+    assert_eq!(next(), together);
+}
+
+#[test]
+fn the_official_client_is_served() {
+    let Some(node) = Node::start(1) else { return };
+    official_client_calls(&node, &[]);
+}
+
+#[test]
+fn the_official_client_is_served_with_keys() {
+    if zmq::has("curve") != Some(true) {
+        println!("skipped: this libzmq has no CURVE");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let keys = KeyFiles::make(dir.path());
+    let Some(node) = Node::with(1, &keys.config()) else { return };
+    let z85 = |key: &[u8]| zmq::z85_encode(key).unwrap();
+    let official = [&keys.agent.public_key, &keys.manager.public_key, &keys.manager.secret_key];
+    official_client_calls(&node, &official.map(|key| z85(key)));
 }
