@@ -70,6 +70,8 @@ pub(super) struct Desk {
     kept_bytes: usize,
     again: Option<Instant>,
     builder: Sender<(Envelope, Answer)>,
+    /// Something was sent since libzmq last said that there is nothing to read.
+    unsettled: bool,
     /// Where it listens.
     endpoint: String,
     /// The sockets' context, which must outlive them.
@@ -97,6 +99,7 @@ impl Desk {
             kept_bytes: 0,
             again: None,
             builder,
+            unsettled: true,
             endpoint,
             _context: context,
         })
@@ -121,6 +124,7 @@ impl Desk {
         let mut message = Vec::with_capacity(FRAMES_MAX);
         for _ in 0..TURN_MESSAGES {
             if !self.receive(&mut message) {
+                self.unsettled = false;
                 return false;
             }
             match self.door.read(&message) {
@@ -141,9 +145,10 @@ impl Desk {
     }
 
     /// Handles the mailbox after sending; true when there is something to read, for which the descriptor may not
-    /// fire again.
-    pub(super) fn settle(&self) -> bool {
-        self.router.get_events().is_ok_and(|events| events.contains(zmq::POLLIN))
+    /// fire again. To be called before sleeping.
+    pub(super) fn settle(&mut self) -> bool {
+        std::mem::take(&mut self.unsettled)
+            && self.router.get_events().is_ok_and(|events| events.contains(zmq::POLLIN))
     }
 
     /// One message; false when there is none.
@@ -194,6 +199,7 @@ impl Desk {
 
     /// Sends an answer to its peer, or keeps it.
     pub(super) fn send(&mut self, frames: Frames) {
+        self.unsettled = true;
         let Some(peer) = frames.first() else { return };
         if self.kept.contains_key(peer) {
             return self.keep(frames);
@@ -224,6 +230,7 @@ impl Desk {
         if self.again.is_none_or(|again| again > now) {
             return;
         }
+        self.unsettled = true;
         let (router, kept_bytes) = (&self.router, &mut self.kept_bytes);
         self.kept.retain(|_, answers| {
             while let Some(frames) = answers.pop_front() {

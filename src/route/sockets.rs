@@ -34,7 +34,7 @@ const DIALLED_MESSAGE_MAX: i64 = 16 << 20;
 /// they are copied, so that a record of 60 bytes does not hold 8 KiB.
 const COPY_UP_TO: usize = 8 << 10;
 /// Bytes of small payloads that share an allocation; twice [`COPY_UP_TO`] at least.
-const COPIES_CHUNK: usize = 16 << 10;
+const CHUNK: usize = 16 << 10;
 /// Sockets of one context; libzmq's own limit is 1023 and closed ones leave a little later.
 const SOCKETS_PER_CONTEXT: usize = 900;
 
@@ -168,8 +168,8 @@ impl fmt::Debug for Pair {
 pub(super) enum Received {
     /// Nothing is there.
     Nothing,
-    /// Type and payload.
-    Message(Message, Message),
+    /// A message, in the reader.
+    Message,
     /// Not two frames; how many bytes they had together.
     Malformed(usize),
 }
@@ -207,28 +207,26 @@ impl Pair {
     }
 
     /// Reads one message without waiting. After `Nothing` the PULL's descriptor will fire again.
-    pub(super) fn recv(&self) -> Received {
-        let Ok(kind) = self.pull.recv_msg(DONTWAIT) else { return Received::Nothing };
+    pub(super) fn recv(&self, reader: &mut Reader) -> Received {
+        let Reader { kind, payload, .. } = reader;
+        if self.pull.recv(kind, DONTWAIT).is_err() {
+            return Received::Nothing;
+        }
         if !kind.get_more() {
             return Received::Malformed(kind.len());
         }
         // The frames of a message arrive together.
-        let Ok(payload) = self.pull.recv_msg(DONTWAIT) else { return Received::Malformed(kind.len()) };
+        if self.pull.recv(payload, DONTWAIT).is_err() {
+            return Received::Malformed(kind.len());
+        }
         if !payload.get_more() {
-            return Received::Message(kind, payload);
+            return Received::Message;
         }
         let mut bytes = kind.len() + payload.len();
-        loop {
-            match self.pull.recv_msg(DONTWAIT) {
-                Ok(frame) => {
-                    bytes += frame.len();
-                    if !frame.get_more() {
-                        return Received::Malformed(bytes);
-                    }
-                }
-                Err(_) => return Received::Malformed(bytes),
-            }
+        while payload.get_more() && self.pull.recv(payload, DONTWAIT).is_ok() {
+            bytes += payload.len();
         }
+        Received::Malformed(bytes)
     }
 
     /// Sends one message without waiting; false when there is no peer or its queue is full.
@@ -286,35 +284,51 @@ fn plain(context: &zmq::Context, kind: SocketType) -> Result<Socket, zmq::Error>
     Ok(socket)
 }
 
-/// The payload without a copy where that does not hold more memory than it has bytes.
-pub(super) fn payload(frame: Message, copies: &mut Copies) -> Bytes {
-    struct Frame(Message);
-    impl AsRef<[u8]> for Frame {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-    if frame.len() <= COPY_UP_TO { copies.copy(&frame) } else { Bytes::from_owner(Frame(frame)) }
-}
-
-/// Copies of small payloads of one kernel's turn, many to one allocation. What is kept of a turn holds what else was
-/// copied in it, so it is one kernel's only, and small.
-#[derive(Debug, Default)]
-pub(super) struct Copies {
+/// Messages of one kernel's turn, read into the same two frames. Small payloads are copied, many to one allocation:
+/// what is kept of a turn holds what else was copied in it, so it is one kernel's only, and small.
+#[derive(Debug)]
+pub(super) struct Reader {
+    kind: Message,
+    payload: Message,
     chunk: BytesMut,
-    first: bool,
+    /// One small payload was copied in this turn.
+    copied: bool,
 }
 
-impl Copies {
-    fn copy(&mut self, data: &[u8]) -> Bytes {
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { kind: Message::new(), payload: Message::new(), chunk: BytesMut::new(), copied: false }
+    }
+
+    /// The type of the message that was read last.
+    pub(super) fn kind(&self) -> &[u8] {
+        &self.kind
+    }
+
+    /// Bytes of that message.
+    pub(super) fn bytes(&self) -> usize {
+        self.kind.len() + self.payload.len()
+    }
+
+    /// Its payload, without a copy where that does not hold more memory than it has bytes.
+    pub(super) fn take_payload(&mut self) -> Bytes {
+        struct Frame(Message);
+        impl AsRef<[u8]> for Frame {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        if self.payload.len() > COPY_UP_TO {
+            return Bytes::from_owner(Frame(std::mem::replace(&mut self.payload, Message::new())));
+        }
         // One message in a turn is what most turns have.
-        if !std::mem::replace(&mut self.first, true) {
-            return Bytes::copy_from_slice(data);
+        if !std::mem::replace(&mut self.copied, true) {
+            return Bytes::copy_from_slice(&self.payload);
         }
-        if self.chunk.capacity() < data.len() {
-            self.chunk = BytesMut::with_capacity(COPIES_CHUNK);
+        if self.chunk.capacity() < self.payload.len() {
+            self.chunk = BytesMut::with_capacity(CHUNK);
         }
-        self.chunk.extend_from_slice(data);
+        self.chunk.extend_from_slice(&self.payload);
         self.chunk.split().freeze()
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! libzmq's descriptors are edge-triggered signals of a mailbox, not of data. So a kernel is put on the
 //! list when one of its descriptors fired, after every request for it and while a turn left something
-//! to read, and a turn reads until libzmq says that there is nothing (and has emptied the mailbox). The
-//! thread sleeps only when the list is empty.
+//! to read. A turn reads a PULL whose descriptor fired until libzmq says that there is nothing (and has
+//! emptied the mailbox), and looks at a PUSH after every send and when its descriptor fired. Nothing else
+//! is asked of libzmq: each question is a system call or two. The thread sleeps only when the list is empty.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use super::attachment::{Attachment, Context, Due, Turn};
+use super::attachment::{Attachment, Context, Due, Fd, Turn};
 use super::attention::Attention;
 use super::desk::{Call, Desk, Doorway};
 use super::door::{Answer, Ask, Caller};
@@ -121,7 +122,9 @@ impl Task {
                 match event.token() {
                     WAKE => {}
                     DOOR => self.door_listed = true,
-                    Token(kernels) => self.attend(kernels / 2),
+                    Token(number) => {
+                        self.fired(number / 2, if number % 2 == 0 { Fd::Push } else { Fd::Pull })
+                    }
                 }
             }
         }
@@ -133,6 +136,14 @@ impl Task {
         let next = next.map(|at| at.saturating_duration_since(Instant::now()));
         // Rounded up: epoll counts milliseconds, and a sleep cut short would spin until the timer is due.
         next.map_or(LONGEST_SLEEP, |next| LONGEST_SLEEP.min(next + Duration::from_millis(1)))
+    }
+
+    /// A descriptor of a kernel has fired; perhaps of one that is no more.
+    fn fired(&mut self, slot: usize, which: Fd) {
+        if let Some(Some(entry)) = self.slots.get_mut(slot) {
+            entry.attachment.fired(which);
+            self.attend(slot);
+        }
     }
 
     /// Puts a kernel on the list.

@@ -19,7 +19,7 @@ use super::keepalive::{Answer, Keepalive};
 use super::machine::{self, Effect, Input, Machine};
 use super::parked::Parked;
 use super::reports::Reports;
-use super::sockets::{Copies, Pair, Place, Received, payload};
+use super::sockets::{Pair, Place, Reader, Received};
 use super::timers::{Key, Timers};
 use super::window::Window;
 use super::wire::{self, Meaning};
@@ -91,6 +91,15 @@ impl Context<'_> {
     }
 }
 
+/// A descriptor of a kernel's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fd {
+    /// Of the PUSH.
+    Push,
+    /// Of the PULL.
+    Pull,
+}
+
 /// What a turn left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -124,6 +133,10 @@ pub(super) struct Attachment {
     outbox_bytes: usize,
     /// Whether the runner was connected when last looked.
     connected: bool,
+    /// The PULL's descriptor has fired, and it was not read to its end since.
+    unread: bool,
+    /// The PUSH's descriptor has fired, and its mailbox was not handled since.
+    unsettled: bool,
     paused: bool,
     /// By CLOCK_MONOTONIC in seconds: when the current task went out.
     task_sent_at: Option<f64>,
@@ -159,6 +172,8 @@ impl Attachment {
             outbox: VecDeque::new(),
             outbox_bytes: 0,
             connected: false,
+            unread: true,
+            unsettled: true,
             paused: false,
             task_sent_at: None,
             keepalive: Keepalive::new(cx.now),
@@ -170,6 +185,14 @@ impl Attachment {
         };
         this.ask(true, cx);
         this
+    }
+
+    /// The descriptor of one of the sockets has fired.
+    pub(super) fn fired(&mut self, which: Fd) {
+        match which {
+            Fd::Push => self.unsettled = true,
+            Fd::Pull => self.unread = true,
+        }
     }
 
     /// The sockets' descriptors.
@@ -301,9 +324,9 @@ impl Attachment {
     pub(super) fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
         self.send(cx);
         let (mut messages, mut bytes) = (0, 0);
-        let mut copies = Copies::default();
+        let mut reader = Reader::new();
         let mut turn = Turn::Done;
-        loop {
+        while self.unread {
             if messages >= TURN_MESSAGES || bytes >= TURN_BYTES {
                 turn = Turn::More;
                 break;
@@ -311,15 +334,16 @@ impl Attachment {
             if !self.has_room(cx) {
                 break;
             }
-            match self.pair.recv() {
-                Received::Nothing => break,
+            match self.pair.recv(&mut reader) {
+                Received::Nothing => self.unread = false,
                 Received::Malformed(length) => {
                     bytes += length;
                     cx.inbox.count_stray();
                 }
-                Received::Message(kind, frame) => {
-                    bytes += kind.len() + frame.len();
-                    self.receive(wire::read(&kind, payload(frame, &mut copies)), cx);
+                Received::Message => {
+                    bytes += reader.bytes();
+                    let payload = reader.take_payload();
+                    self.receive(wire::read(reader.kind(), payload), cx);
                 }
             }
             messages += 1;
@@ -499,7 +523,7 @@ impl Attachment {
     /// Sends until nothing is left or the runner takes no more. Every pass ends by handling the PUSH's
     /// mailbox, so that its descriptor fires again when there is room or a peer.
     fn send(&mut self, cx: &mut Context<'_>) {
-        loop {
+        while self.unsettled || !self.outbox.is_empty() {
             while let Some((op, payload)) = self.outbox.front() {
                 if !self.pair.send(op.as_str(), payload) {
                     break;
@@ -511,13 +535,14 @@ impl Attachment {
                 self.outbox.pop_front();
             }
             let writable = self.pair.is_writable();
+            self.unsettled = false;
             if writable && !self.connected && self.keepalive.open_for(cx.now).is_some() {
                 // A runner has connected; a question to the one before it is lost.
                 self.connected = true;
                 self.ask(true, cx);
             }
             self.connected = writable;
-            if !writable || self.outbox.is_empty() {
+            if !writable {
                 return;
             }
         }

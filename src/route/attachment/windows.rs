@@ -45,8 +45,9 @@ impl Attachment {
             return self.held.push(Held { caller, turn });
         }
         let Execute { run, mode, api_version, flush } = turn;
+        let found = run.as_ref().map_or(Found::Nowhere, |run| self.find(run, cx));
         let run = run.unwrap_or_else(RunId::random);
-        let begun = match (self.find(&run, cx), mode) {
+        let begun = match (found, mode) {
             (Found::Taken, _) => Err(RouteError::RunExists(run.clone())),
             (Found::Window, Mode::Input(text)) => self.checked(Input::Answer { run: run.clone(), text }, cx),
             (Found::Window, Mode::Begin(_) | Mode::Continue) => Ok(()),
