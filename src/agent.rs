@@ -19,7 +19,7 @@ use crate::engine::{self, Deadlines, EngineError, EngineInfo, Place, SharedEngin
 use crate::events::Outbox;
 use crate::ids::{Digest, KernelRef};
 use crate::inventory;
-use crate::kernel::{KernelError, Kernels, Settings, Shared, now_ms, reconcile};
+use crate::kernel::{Files, KernelError, Kernels, Settings, Shared, now_ms, reconcile};
 use crate::pulse::{self, Beats, Watched};
 use crate::scratch::{Scratch, ScratchError};
 use crate::store::{self, StoreError};
@@ -238,6 +238,7 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
         config.control.group.clone(),
         Rooms {
             kernels: kernels.clone(),
+            files: Files::new(kernels.clone()),
             route,
             policy: policies,
             swap,

@@ -40,3 +40,4 @@ pub mod pulse;
 pub mod route;
 pub mod scratch;
 pub mod store;
+pub mod tree;

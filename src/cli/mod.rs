@@ -18,6 +18,7 @@ mod away;
 mod client;
 mod completions;
 mod config;
+mod cp;
 mod create;
 mod creation;
 mod doctor;
@@ -29,6 +30,7 @@ mod image;
 mod inspect;
 mod interrupt;
 mod layers;
+mod live;
 mod logging;
 mod logs;
 mod output;
@@ -61,6 +63,7 @@ Examples:
   berth serve                         start this node's agent
   berth create --name k1              make a kernel that stays
   berth exec k1 -- python3 --version  run a command in it
+  berth cp data.csv k1:               copy a file into it
   berth slots                         what the node offers, and who holds it
 
 Exit codes:
@@ -113,6 +116,7 @@ enum Command {
     Run(run::Run),
     Create(create::Create),
     Exec(exec::Exec),
+    Cp(cp::Cp),
     Ps(ps::Ps),
     Inspect(inspect::Inspect),
     Why(why::Why),
@@ -220,6 +224,7 @@ impl Command {
             match self {
                 Self::Run(command) => command.run(context).await,
                 Self::Exec(command) => command.run(context).await,
+                Self::Cp(command) => command.run(context).await,
                 Self::Create(command) => command.run(context).await.map(|()| 0),
                 Self::Ps(command) => command.run(context).await.map(|()| 0),
                 Self::Inspect(command) => command.run(context).await.map(|()| 0),
