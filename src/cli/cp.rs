@@ -50,14 +50,16 @@ pub(super) struct Cp {
     #[arg(short, long)]
     quiet: bool,
     /// What to copy, and last where to; - for a tar archive on standard input or output
-    #[arg(value_name = "SRC|DST", required = true, num_args = 2..)]
+    #[arg(value_name = "SRC|DST", required = true)]
     places: Vec<OsString>,
 }
 
 impl Cp {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let mut places = self.places.iter().map(Place::parse).collect::<Result<Vec<_>, _>>()?;
-        let to = places.pop().ok_or_else(|| CliError::usage("nothing to copy"))?;
+        let to = places.pop().filter(|_| !places.is_empty()).ok_or_else(|| {
+            CliError::usage("it is not said where to copy to").with_hint("`berth cp --help` has examples")
+        })?;
         let tally = Tally::new(self.quiet);
         match to {
             Place::Kernel(kernel, path) => {

@@ -3,7 +3,7 @@
 //! `serve` is the agent; every other command speaks to a running one through the control API and to no
 //! other room. Errors are one line on standard error and a hint; exit codes are in `berth --help`.
 //!
-//! * `what`: what `run` and `exec` run; `wishes`: what `run` and `create` want of a kernel
+//! * `cp`: files in and out; `what`: what `run` and `exec` run; `wishes`: what `run` and `create` want of a kernel
 //! * `client`: HTTP over the agent's socket; `stream`: one run with its input, output and signals
 //! * `private`: the agent that `run` starts for itself; `output`: tables and JSON
 
@@ -72,7 +72,7 @@ Exit codes:
     125  the agent refused or failed
     126  the command could not be executed
     127  the command was not found
-    130  stopped by Ctrl-C
+    130  stopped by Ctrl-C (`cp` too)
   Every other command exits 0 when done and 1 when not; all of them exit 2 on wrong usage.
 
 `berth COMMAND --help` has examples for each command.";

@@ -378,7 +378,7 @@ impl ErrorBody {
             | "unknown-signer"
             | "ambiguous-digest"
             | "which-link" => StatusCode::BAD_REQUEST,
-            "outside-work-folder" | "link-in-path" => StatusCode::BAD_REQUEST,
+            "outside-work-folder" | "link-in-path" | "out-of-reach" => StatusCode::BAD_REQUEST,
             "module-too-large" | "too-large" => StatusCode::PAYLOAD_TOO_LARGE,
             "builtins-only" | "no-history" | "decisions-differ" | "fixtures-failed" | "builtin-settings"
             | "no-shadow" | "not-set" | "overtaken" => StatusCode::CONFLICT,

@@ -123,18 +123,21 @@ where
         let work = async {
             let last = match working.await {
                 Ok(received) => FilesLine::Received(received),
+                Err(_) if cancel.is_cancelled() => FilesLine::Failed { error: stopping() },
                 Err(error) => FilesLine::Failed { error: error.into() },
             };
             // Nobody may listen any more.
             let _ = lines.send(last).await;
         };
-        tokio::select! {
-            () = lines.closed() => {}
-            () = cancel.cancelled() => {
-                let _ = lines.send(FilesLine::Failed { error: stopping() }).await;
+        let arrive = async {
+            // Not to its end in the first two cases: the work fails, and takes away what is half.
+            tokio::select! {
+                () = lines.closed() => {}
+                () = cancel.cancelled() => {}
+                () = pump(body, feed) => {}
             }
-            ((), ()) = async { tokio::join!(pump(body, feed), work) } => {}
-        }
+        };
+        tokio::join!(arrive, work);
     };
     agent.sessions.spawn_on(transfer, &agent.core);
     let lines = ReceiverStream::new(receiver).map(|step| line(&step));

@@ -344,7 +344,10 @@ fn explain(error: TreeError, uid: u32) -> KernelError {
             ("no-such-file", Some("paths are relative to /home/work of the kernel".to_owned()))
         }
         TreeError::Other { .. } => ("wrong-kind-of-file", None),
-        TreeError::Closed { .. } => ("read-only", Some("use another folder of the kernel".to_owned())),
+        TreeError::ReadOnly(_) => ("read-only", Some("use another folder of the kernel".to_owned())),
+        TreeError::Closed { .. } => {
+            ("out-of-reach", Some("`berth exec` reads and writes it from inside the kernel".to_owned()))
+        }
         TreeError::NoSpace(_) => ("no-space", Some("make room there, or mount a larger disk".to_owned())),
         TreeError::TooLarge(_) => ("too-large", None),
         TreeError::Archive(_) => ("bad-archive", Some("give a tar archive that is not packed".to_owned())),
@@ -375,4 +378,89 @@ fn writer(out: &mpsc::Sender<Piece>) -> impl Write {
     pieces::Outgoing::new(move |piece| {
         out.blocking_send(Piece::Data(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn paths_are_relative_to_the_work_folder_whatever_the_kernel_calls_it() {
+        let home = Path::new("/var/lib/berth/scratch/k/work");
+        for (path, expected) in [
+            ("a/b", Some("a/b")),
+            ("", Some("")),
+            ("/home/work", Some("")),
+            ("/home/work/a/../b", Some("b")),
+            ("/var/lib/berth/scratch/k/work/a", Some("a")),
+            ("/home/workers", None),
+            ("/home/work/../config", None),
+            ("..", None),
+            ("/etc", None),
+        ] {
+            assert_eq!(within(home, path), expected.map(PathBuf::from), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn only_mounts_in_the_work_folder_matter() {
+        let mount = |target: &str| MountSpec {
+            kind: MountKind::Bind,
+            source: "/data".to_owned(),
+            target: target.to_owned(),
+            read_only: false,
+        };
+        let all = ["/home/work", "/home/work/a/b", "/home/config", "/data", "/home/workers"].map(mount);
+        let found: Vec<_> = mounts(&all, Path::new(HOME)).map(|(at, _)| at).collect();
+        assert_eq!(found, [Path::new(""), Path::new("a/b")]);
+    }
+
+    #[tokio::test]
+    async fn what_was_cut_off_is_no_end() {
+        let (feed, fed) = mpsc::channel(4);
+        feed.send(Ok(Bytes::from("half"))).await.unwrap();
+        drop(feed);
+        let read = |mut reader: Box<dyn Read + Send>| async move {
+            let mut text = String::new();
+            tokio::task::spawn_blocking(move || reader.read_to_string(&mut text).map(|_| text)).await.unwrap()
+        };
+        let cut = read(Box::new(reader(fed))).await.unwrap_err();
+        assert_eq!(cut.to_string(), "it did not arrive whole");
+        let (feed, fed) = mpsc::channel(4);
+        for piece in ["wh", "ole", ""] {
+            feed.send(Ok(Bytes::from(piece))).await.unwrap();
+        }
+        assert_eq!(read(Box::new(reader(fed))).await.unwrap(), "whole");
+    }
+
+    #[test]
+    fn a_thread_acts_as_the_kernels_user_and_no_other_does() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only a root agent has kernels of other users");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        chown(dir.path(), Some(1234), Some(4321)).unwrap();
+        fs::write(dir.path().join("locked"), "x").unwrap();
+        fs::set_permissions(dir.path().join("locked"), fs::Permissions::from_mode(0o600)).unwrap();
+        let roots = Roots::open(dir.path()).unwrap();
+        let theirs = std::thread::spawn(move || {
+            act_as((1234, 4321)).unwrap();
+            let meta = Meta { mode: 0o640, mtime: None };
+            whole::write(&roots, Path::new("a/b"), meta, &mut io::empty()).unwrap();
+            whole::read(&roots, Path::new("locked"), None, &mut io::sink())
+                .map_err(|error| explain(error, 1234))
+        });
+        let refused = theirs.join().unwrap().unwrap_err();
+        assert_eq!(refused.code, "permission-denied");
+        assert_eq!(refused.hint.unwrap(), "the kernel's user (uid 1234) may not; see mode and owner there");
+        for name in ["a", "a/b"] {
+            let made = fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!((made.uid(), made.gid()), (1234, 4321), "{name}");
+        }
+        assert!(rustix::process::geteuid().is_root());
+    }
 }

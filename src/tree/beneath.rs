@@ -144,8 +144,7 @@ impl Roots {
     fn writable(&self, path: &Path) -> Result<Found<'_>, TreeError> {
         let found = self.find(path)?;
         if found.read_only {
-            let problem = "lies in a mount that is read-only".to_owned();
-            return Err(TreeError::Closed { path: path.to_owned(), problem });
+            return Err(TreeError::ReadOnly(path.to_owned()));
         }
         Ok(found)
     }

@@ -49,7 +49,10 @@ pub enum TreeError {
         /// `folder`, `file`.
         wanted: &'static str,
     },
-    /// The place may only be read, or cannot be reached from here.
+    /// The place may only be read.
+    #[error("{} lies in a mount that is read-only", shown(.0))]
+    ReadOnly(PathBuf),
+    /// The place cannot be reached from here, or not in this way.
     #[error("{} {problem}", shown(path))]
     Closed {
         /// Where.

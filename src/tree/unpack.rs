@@ -47,7 +47,6 @@ pub fn unpack(
         // What is left of one that was not written must not count as the next one's head.
         io::copy(&mut entry, &mut io::sink()).map_err(TreeError::Broken)?;
     }
-    drop(entries);
     into.leave(None);
     // Other programs end archives with more zeros than are needed.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(TreeError::Broken)?;

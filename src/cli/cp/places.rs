@@ -123,9 +123,9 @@ pub(super) fn matching(folder: &str, pattern: &str, listing: &Listing) -> Result
     let names = listing.entries.iter().filter(|entry| matches(pattern.as_bytes(), entry.name.as_bytes()));
     let found: Vec<String> = names.map(|entry| format!("{folder}{}", entry.name)).collect();
     if found.is_empty() {
-        return Err(
-            CliError::new(format!("nothing there matches {folder}{pattern}")).with_code("no-such-file")
-        );
+        return Err(CliError::new(format!("nothing there matches {folder}{pattern}"))
+            .with_code("no-such-file")
+            .with_hint("`berth exec KERNEL -- ls -a` shows what is there"));
     }
     Ok(found)
 }
