@@ -132,6 +132,7 @@ mod tests {
             starting_at_ms: Some(1),
             ready_at_ms: Some(1),
             runner_boot_ms: Some(12.34),
+            silent_ms: None,
             termination: Some(Termination {
                 reason: "self-terminated".to_owned(),
                 exit_code: Some(1),

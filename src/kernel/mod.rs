@@ -132,6 +132,9 @@ pub struct KernelView {
     pub ready_at_ms: Option<u64>,
     /// Runner boot in milliseconds, from its `main` to its first reply.
     pub runner_boot_ms: Option<f64>,
+    /// For how many milliseconds its runner has not answered, when it is asked and says nothing.
+    #[serde(default)]
+    pub silent_ms: Option<u64>,
     /// How it ended.
     pub termination: Option<Termination>,
     /// Who decided what about it, in order.

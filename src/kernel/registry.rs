@@ -88,6 +88,7 @@ impl Kernels {
             starting_at_ms: None,
             ready_at_ms: None,
             runner_boot_ms: None,
+            silent_ms: None,
             termination: None,
             decisions: Vec::new(),
             not_enforced: self.inner.shared.engine_info.not_enforced.clone(),

@@ -1,4 +1,5 @@
-//! Sockets of a kernel: the files in its link directory and the PUSH and PULL bound to them.
+//! Sockets of a kernel: the files in its link directory and the PUSH and PULL bound to them, or connected to a
+//! runner that listens.
 //!
 //! The files are made by the caller's thread ([`prepare`]), as ordinary listening Unix sockets; libzmq
 //! gets the descriptors (`ZMQ_USE_FD`). So the files are ours to name, to chmod and to remove. Left to
@@ -9,7 +10,6 @@
 use std::fmt;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_link::{SOCKET_IN, SOCKET_OUT};
@@ -17,90 +17,112 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use zmq::{DONTWAIT, Message, SNDMORE, Socket, SocketType};
 
-use super::RouteError;
 use super::inbox::Inbox;
+use super::{LinkAt, RouteError};
 use crate::ids::KernelId;
 
 /// Messages that libzmq may hold of one kernel; with [`berth_link::MESSAGE_MAX`] at most 64 MiB (design
 /// §3). With only a few each hand-over between libzmq's thread and ours would carry two records
 /// (`docs/performance.md`).
 const PULL_MESSAGES: i32 = 64;
+/// The same for a runner that listens, whose records may be larger: the reference's sends what Jupyter gives it.
+/// Few, so that it cannot fill more memory either; it sends slower than that costs.
+const DIALLED_MESSAGES: i32 = 4;
+/// Largest message of such a runner (design §3).
+const DIALLED_MESSAGE_MAX: i64 = 16 << 20;
 /// Received frames up to this size lie in libzmq's 8 KiB read buffer, which the whole buffer stays for:
 /// they are copied, so that a record of 60 bytes does not hold 8 KiB.
 const COPY_UP_TO: usize = 8 << 10;
 /// Sockets of one context; libzmq's own limit is 1023 and closed ones leave a little later.
 const SOCKETS_PER_CONTEXT: usize = 900;
 
-/// A kernel's link directory while it is in use. Dropping it removes the two socket files.
+/// A kernel's link while it is in use. Dropping it removes the two socket files, where it has some.
 #[derive(Debug)]
-pub(super) struct LinkDir {
-    path: PathBuf,
-    dir: OwnedFd,
+pub(super) struct Place {
+    at: LinkAt,
+    dir: Option<OwnedFd>,
     kernel: KernelId,
     inbox: Arc<Inbox>,
 }
 
-impl LinkDir {
-    /// The directory, for messages.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+impl Place {
+    /// Where the link is.
+    pub(super) fn at(&self) -> &LinkAt {
+        &self.at
     }
 }
 
-impl Drop for LinkDir {
+impl Drop for Place {
     fn drop(&mut self) {
         for name in [SOCKET_IN, SOCKET_OUT] {
-            // Gone already (with its directory, perhaps) is as good.
-            let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
+            if let Some(dir) = &self.dir {
+                // Gone already (with its directory, perhaps) is as good.
+                let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+            }
         }
         self.inbox.release(self.kernel);
     }
 }
 
-/// A link directory with its listening sockets.
+/// A link that is ready for its sockets.
 #[derive(Debug)]
 pub(super) struct Link {
-    listen_in: UnixListener,
-    listen_out: UnixListener,
-    pub(super) dir: LinkDir,
+    ends: Ends,
+    pub(super) place: Place,
 }
 
-/// Makes the socket files of a kernel anew, removing what an earlier agent left.
-pub(super) fn prepare(inbox: &Arc<Inbox>, kernel: KernelId, path: &Path) -> Result<Link, RouteError> {
+/// Who waits for whom.
+#[derive(Debug)]
+enum Ends {
+    /// The runner connects to these.
+    Listening { listen_in: UnixListener, listen_out: UnixListener },
+    /// The runner listens.
+    Dialled { port_in: u16, port_out: u16 },
+}
+
+/// Prepares a kernel's link; makes its socket files anew, removing what an earlier agent left.
+pub(super) fn prepare(inbox: &Arc<Inbox>, kernel: KernelId, at: LinkAt) -> Result<Link, RouteError> {
     if !inbox.reserve(kernel) {
         return Err(RouteError::AlreadyAttached(kernel));
     }
-    let refuse =
-        |problem: std::io::Error| RouteError::Bind { dir: path.to_owned(), problem: problem.to_string() };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(dir) => dir,
-        Err(problem) => {
-            inbox.release(kernel);
-            return Err(refuse(problem.into()));
-        }
-    };
     // From here on a failure removes the files and the reservation by `Drop`.
-    let dir = LinkDir { path: path.to_owned(), dir, kernel, inbox: Arc::clone(inbox) };
-    let listen_in = listen(&dir, SOCKET_IN).map_err(refuse)?;
-    let listen_out = listen(&dir, SOCKET_OUT).map_err(refuse)?;
-    Ok(Link { listen_in, listen_out, dir })
+    let mut place = Place { at, dir: None, kernel, inbox: Arc::clone(inbox) };
+    let ends = open_ends(&mut place);
+    match ends {
+        Ok(ends) => Ok(Link { ends, place }),
+        Err(problem) => Err(RouteError::Bind { at: place.at.clone(), problem: problem.to_string() }),
+    }
 }
 
-fn listen(dir: &LinkDir, name: &str) -> std::io::Result<UnixListener> {
-    match rustix::fs::unlinkat(&dir.dir, name, AtFlags::empty()) {
+fn open_ends(place: &mut Place) -> std::io::Result<Ends> {
+    let path = match &place.at {
+        LinkAt::Directory(path) => path,
+        LinkAt::Loopback { port_in, port_out } => {
+            return Ok(Ends::Dialled { port_in: *port_in, port_out: *port_out });
+        }
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    let dir = place.dir.insert(dir);
+    let listen_in = listen(dir, SOCKET_IN)?;
+    let listen_out = listen(dir, SOCKET_OUT)?;
+    Ok(Ends::Listening { listen_in, listen_out })
+}
+
+fn listen(dir: &OwnedFd, name: &str) -> std::io::Result<UnixListener> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(problem) => return Err(problem.into()),
     }
     let listener = UnixListener::bind(path_in(dir, name))?;
     // Whatever uid the kernel's processes have; the directory's parent is 0700 (design §5).
-    rustix::fs::chmodat(&dir.dir, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
+    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-fn path_in(dir: &LinkDir, name: &str) -> String {
-    format!("/proc/self/fd/{}/{name}", dir.dir.as_raw_fd())
+fn path_in(dir: &OwnedFd, name: &str) -> String {
+    format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())
 }
 
 /// Contexts, as many as the sockets need: the `zmq` crate has no way to raise `ZMQ_MAX_SOCKETS`.
@@ -151,24 +173,20 @@ pub(super) enum Received {
 }
 
 impl Pair {
-    /// Gives the listeners to two new sockets.
-    pub(super) fn bind(contexts: &mut Contexts, link: Link) -> Result<(Self, LinkDir), zmq::Error> {
-        let Link { listen_in, listen_out, dir } = link;
+    /// Opens two new sockets on a link.
+    pub(super) fn open(contexts: &mut Contexts, link: Link) -> Result<(Self, Place), zmq::Error> {
+        let Link { ends, place } = link;
         let (at, context) = contexts.take(2);
-        let open = |kind, listener, name| -> Result<Socket, zmq::Error> {
-            let mut socket = context.socket(kind)?;
-            socket.set_linger(0)?;
-            if kind == SocketType::PULL {
-                socket.set_maxmsgsize(i64::try_from(berth_link::MESSAGE_MAX).unwrap_or(i64::MAX))?;
-                socket.set_rcvhwm(PULL_MESSAGES)?;
+        let sockets = match (ends, &place.dir) {
+            (Ends::Listening { listen_in, listen_out }, Some(dir)) => {
+                bind(&context, dir, listen_in, listen_out)
             }
-            adopt(&mut socket, listener, &path_in(&dir, name))?;
-            Ok(socket)
+            (Ends::Dialled { port_in, port_out }, _) => dial(&context, port_in, port_out),
+            // Listeners come with their directory.
+            (Ends::Listening { .. }, None) => Err(zmq::Error::EINVAL),
         };
-        let sockets = open(SocketType::PUSH, listen_in, SOCKET_IN)
-            .and_then(|push| Ok((push, open(SocketType::PULL, listen_out, SOCKET_OUT)?)));
         match sockets {
-            Ok((push, pull)) => Ok((Self { push, pull, context: at }, dir)),
+            Ok((push, pull)) => Ok((Self { push, pull, context: at }, place)),
             Err(error) => {
                 contexts.give_back(at, 2);
                 Err(error)
@@ -222,6 +240,48 @@ impl Pair {
     pub(super) fn is_writable(&self) -> bool {
         self.push.get_events().is_ok_and(|events| events.contains(zmq::POLLOUT))
     }
+}
+
+/// Gives the listeners to a PUSH and a PULL.
+fn bind(
+    context: &zmq::Context,
+    dir: &OwnedFd,
+    listen_in: UnixListener,
+    listen_out: UnixListener,
+) -> Result<(Socket, Socket), zmq::Error> {
+    let mut push = plain(context, SocketType::PUSH)?;
+    adopt(&mut push, listen_in, &path_in(dir, SOCKET_IN))?;
+    let mut pull = plain(context, SocketType::PULL)?;
+    pull.set_maxmsgsize(i64::try_from(berth_link::MESSAGE_MAX).unwrap_or(i64::MAX))?;
+    pull.set_rcvhwm(PULL_MESSAGES)?;
+    adopt(&mut pull, listen_out, &path_in(dir, SOCKET_OUT))?;
+    Ok((push, pull))
+}
+
+/// Connects to a runner that listens on this host's loopback (contracts: kernel §1.1).
+fn dial(context: &zmq::Context, port_in: u16, port_out: u16) -> Result<(Socket, Socket), zmq::Error> {
+    let push = plain(context, SocketType::PUSH)?;
+    // A connection that is still to be made takes nothing: what it took for a runner that died would go to
+    // the one after it.
+    push.set_immediate(true)?;
+    let pull = plain(context, SocketType::PULL)?;
+    pull.set_maxmsgsize(DIALLED_MESSAGE_MAX)?;
+    pull.set_rcvhwm(DIALLED_MESSAGES)?;
+    for (socket, port) in [(&push, port_in), (&pull, port_out)] {
+        // The published port's entry in the host's tables must not be forgotten (contracts: kernel §1.10).
+        socket.set_tcp_keepalive(1)?;
+        socket.set_tcp_keepalive_idle(60)?;
+        socket.set_tcp_keepalive_intvl(20)?;
+        socket.set_tcp_keepalive_cnt(3)?;
+        socket.connect(&format!("tcp://127.0.0.1:{port}"))?;
+    }
+    Ok((push, pull))
+}
+
+fn plain(context: &zmq::Context, kind: SocketType) -> Result<Socket, zmq::Error> {
+    let socket = context.socket(kind)?;
+    socket.set_linger(0)?;
+    Ok(socket)
 }
 
 /// The payload without a copy where that does not hold more memory than it has bytes.

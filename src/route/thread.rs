@@ -15,17 +15,21 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::attachment::{Attachment, Context, Due, Turn};
+use super::desk::{Call, Desk, Doorway};
+use super::door::{Answer, Ask, Caller};
 use super::flow::Outlet;
 use super::inbox::{Feed, Inbox, Reply, Request};
 use super::machine::{Effect, Input};
 use super::reports::Reports;
-use super::sockets::{Contexts, Link, LinkDir, Pair};
+use super::sockets::{Contexts, Link, Pair, Place};
 use super::timers::Timers;
 use super::{AGENT_STOPPED, Config, RouteError, RunRequest};
 use crate::ids::KernelId;
 
 /// The inbox's eventfd. Kernels have two tokens each, from 0.
 pub(super) const WAKE: Token = Token(usize::MAX);
+/// The door's sockets.
+const DOOR: Token = Token(usize::MAX - 1);
 /// Longest sleep: the thread shows that it lives at least this often (design, invariant 6).
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
@@ -40,6 +44,11 @@ pub(super) struct Task {
     attention: VecDeque<usize>,
     timers: Timers<Due>,
     effects: Vec<Effect>,
+    /// Answers to calls at the door.
+    answers: Vec<(Caller, Answer)>,
+    desk: Option<Desk>,
+    /// The door wants attention.
+    door_listed: bool,
     now: Instant,
     max_kernels: usize,
 }
@@ -72,6 +81,9 @@ impl Task {
             attention: VecDeque::new(),
             timers: Timers::new(),
             effects: Vec::new(),
+            answers: Vec::new(),
+            desk: None,
+            door_listed: false,
             now: Instant::now(),
             max_kernels,
         }
@@ -93,8 +105,11 @@ impl Task {
                 self.request(request);
             }
             self.fire_timers();
+            self.door_turn();
             self.turns();
-            let sleep = if self.attention.is_empty() { self.sleep() } else { Duration::ZERO };
+            self.answer_calls();
+            let busy = self.door_listed || !self.attention.is_empty();
+            let sleep = if busy { Duration::ZERO } else { self.sleep() };
             match self.poll.poll(&mut events, Some(sleep)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -104,15 +119,19 @@ impl Task {
                 }
             }
             for event in &events {
-                if event.token() != WAKE {
-                    self.attend(event.token().0 / 2);
+                match event.token() {
+                    WAKE => {}
+                    DOOR => self.door_listed = true,
+                    Token(kernels) => self.attend(kernels / 2),
                 }
             }
         }
     }
 
     fn sleep(&self) -> Duration {
-        let next = self.timers.next().map(|at| at.saturating_duration_since(Instant::now()));
+        let offer = self.desk.as_ref().and_then(Desk::again);
+        let next = self.timers.next().into_iter().chain(offer).min();
+        let next = next.map(|at| at.saturating_duration_since(Instant::now()));
         // Rounded up: epoll counts milliseconds, and a sleep cut short would spin until the timer is due.
         next.map_or(LONGEST_SLEEP, |next| LONGEST_SLEEP.min(next + Duration::from_millis(1)))
     }
@@ -161,6 +180,7 @@ impl Task {
             effects: &mut self.effects,
             inbox: &self.inbox,
             config: &self.config,
+            answers: &mut self.answers,
         };
         Some(work(&mut entry.attachment, &mut cx))
     }
@@ -231,9 +251,94 @@ impl Task {
             Request::ClientGone { kernel, tap } => {
                 self.tell(kernel, |attachment, cx| attachment.client_gone(tap, cx));
             }
+            Request::OpenDoor { doorway, reply } => {
+                let _ = reply.send(self.open_door(*doorway));
+            }
+            Request::Deliver(frames) => {
+                if let Some(desk) = &mut self.desk {
+                    desk.send(frames);
+                    self.door_listed = true;
+                }
+            }
+            Request::Inquire { kernel, kind, payload, patience, reply } => {
+                if self.index.contains_key(&kernel) {
+                    let question = (kind, payload, patience);
+                    self.tell(kernel, |attachment, cx| attachment.inquire_for_room(question, reply, cx));
+                } else {
+                    let _ = reply.send(Err(RouteError::NotAttached(kernel)));
+                }
+            }
+            Request::Notify { kernel, notice, reply } => {
+                self.ask(kernel, reply, |attachment, _| attachment.notify(notice));
+            }
             Request::Resume { kernel } => self.tell(kernel, |_, _| ()),
             Request::Stop => {}
         }
+    }
+
+    fn open_door(&mut self, doorway: Doorway) -> Result<String, RouteError> {
+        let listen = doorway.listen.clone();
+        let refuse = |problem: String| RouteError::Door { listen: listen.clone(), problem };
+        if self.desk.is_some() {
+            return Err(refuse("there is a door already".to_owned()));
+        }
+        let desk = Desk::open(doorway, &self.inbox)?;
+        for fd in desk.fds().map_err(|error| refuse(error.to_string()))? {
+            let registered = self.poll.registry().register(&mut SourceFd(&fd), DOOR, Interest::READABLE);
+            registered.map_err(|error| refuse(error.to_string()))?;
+        }
+        let endpoint = desk.endpoint().to_owned();
+        (self.desk, self.door_listed) = (Some(desk), true);
+        Ok(endpoint)
+    }
+
+    /// One turn for the door.
+    fn door_turn(&mut self) {
+        let Some(mut desk) = self.desk.take() else { return };
+        desk.offer_again(self.now);
+        if std::mem::take(&mut self.door_listed) {
+            self.door_listed = desk.turn(|call| self.call(call));
+        }
+        self.desk = Some(desk);
+    }
+
+    /// What somebody at the door wants of a kernel.
+    fn call(&mut self, call: Call) {
+        let (Call::Ask { kernel, .. } | Call::Cancel { kernel, .. }) = call;
+        let slot = self.index.get(&kernel).copied();
+        match (slot, call) {
+            (Some(slot), Call::Ask { caller, what, .. }) => {
+                self.with(slot, |attachment, cx| match what {
+                    Ask::Execute(turn) => attachment.execute(caller, turn, cx),
+                    Ask::Complete(payload) => attachment.complete(caller, payload, cx),
+                    Ask::Ping => attachment.ping_for_door(caller, cx),
+                    Ask::Interrupt => {
+                        let sent = attachment.checked(Input::Interrupt { run: None }, cx);
+                        cx.answer(caller, sent.map_or_else(Answer::Failed, |()| Answer::Interrupted));
+                    }
+                });
+                self.attend(slot);
+            }
+            (Some(slot), Call::Cancel { caller, .. }) => {
+                self.with(slot, |attachment, cx| attachment.cancel_call(caller, cx));
+                self.answers.push((caller, Answer::Cancelled));
+                self.attend(slot);
+            }
+            (None, Call::Ask { caller, kernel, .. }) => {
+                self.answers.push((caller, Answer::Failed(RouteError::NotAttached(kernel))));
+            }
+            (None, Call::Cancel { caller, .. }) => self.answers.push((caller, Answer::Cancelled)),
+        }
+    }
+
+    /// Sends what was answered.
+    fn answer_calls(&mut self) {
+        let Some(desk) = &mut self.desk else { return };
+        for (caller, answer) in self.answers.drain(..) {
+            desk.answer(caller, answer);
+        }
+        // Also after what the turn itself has sent.
+        self.door_listed |= desk.settle();
     }
 
     fn submit(&mut self, kernel: KernelId, request: RunRequest, outlet: Outlet, reply: Reply<()>) {
@@ -241,8 +346,8 @@ impl Task {
     }
 
     fn attach(&mut self, kernel: KernelId, link: Link, reports: Reports) -> Result<(), RouteError> {
-        let dir = link.dir.path().to_owned();
-        let refuse = |problem: String| RouteError::Bind { dir: dir.clone(), problem };
+        let at = link.place.at().clone();
+        let refuse = |problem: String| RouteError::Bind { at: at.clone(), problem };
         if self.index.len() >= self.max_kernels {
             return Err(refuse(format!(
                 "the limit of open files is used up by {} kernels; raise it (`LimitNOFILE=` of the service)",
@@ -253,13 +358,14 @@ impl Task {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        let pair = Pair::bind(&mut self.contexts, link).map_err(|error| refuse(error.to_string()))?;
+        let pair = Pair::open(&mut self.contexts, link).map_err(|error| refuse(error.to_string()))?;
         let mut cx = Context {
             now: self.now,
             timers: &mut self.timers,
             effects: &mut self.effects,
             inbox: &self.inbox,
             config: &self.config,
+            answers: &mut self.answers,
         };
         let attachment = Attachment::new((kernel, slot), pair, reports, &mut cx);
         let watched = attachment.fds().map_err(io::Error::other).and_then(|fds| {
@@ -277,7 +383,7 @@ impl Task {
         Ok(())
     }
 
-    fn detach(&mut self, kernel: KernelId, reason: &str) -> Option<LinkDir> {
+    fn detach(&mut self, kernel: KernelId, reason: &str) -> Option<Place> {
         let slot = self.index.remove(&kernel)?;
         let attachment = self.slots[slot].take()?.attachment;
         if let Ok(fds) = attachment.fds() {
@@ -293,10 +399,11 @@ impl Task {
             effects: &mut self.effects,
             inbox: &self.inbox,
             config: &self.config,
+            answers: &mut self.answers,
         };
-        let (pair, dir) = attachment.end(reason, &mut cx);
+        let (pair, place) = attachment.end(reason, &mut cx);
         pair.close(&mut self.contexts);
-        Some(dir)
+        Some(place)
     }
 
     fn stop(mut self) {

@@ -104,6 +104,7 @@ fn view() -> KernelView {
         runs: Vec::new(),
         ready_at_ms: None,
         runner_boot_ms: None,
+        silent_ms: None,
         termination: Some(Termination {
             reason: "user-requested".into(),
             exit_code: Some(0),
