@@ -19,7 +19,7 @@ use crate::engine::{self, Deadlines, EngineError, EngineInfo, Place, SharedEngin
 use crate::events::Outbox;
 use crate::ids::{Digest, KernelRef};
 use crate::inventory;
-use crate::kernel::{KernelError, Kernels, Settings, Shared, now_ms, reconcile};
+use crate::kernel::{Files, KernelError, Kernels, Settings, Shared, now_ms, reconcile};
 use crate::manager::door::CallosumDoor;
 use crate::manager::keys;
 use crate::pulse::{self, Beats, Watched};
@@ -246,6 +246,7 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
         config.control.group.clone(),
         Rooms {
             kernels: kernels.clone(),
+            files: Files::new(kernels.clone()),
             route,
             policy: policies,
             swap,

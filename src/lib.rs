@@ -17,6 +17,7 @@
 //! | `policy-journal` ([`policy::journal`]) | own OS thread | decisions (bounded queue, dropped when full) | JSON lines on disk |
 //! | policy-demotions ([`policy::swap`]) | workers | demotions (`watch`) | rows ([`store`]) |
 //! | `admin` ([`control`]) | own OS thread | HTTP on a unix socket | answers, streams |
+//! | `files`, one per transfer ([`kernel::files`]) | own OS threads | pieces (`mpsc`) | files, pieces (`mpsc`) |
 //! | `store` ([`store`]) | own OS thread | writes with a reply (bounded queue) | rows on disk |
 //!
 //! [`agent`] starts and ends them; [`cli`] speaks to a running agent by [`control`] only.
@@ -42,3 +43,4 @@ pub mod pulse;
 pub mod route;
 pub mod scratch;
 pub mod store;
+pub mod tree;

@@ -153,6 +153,7 @@ mod tests {
             not_enforced: vec!["memory is not limited".to_owned()],
             leased: true,
             work_dir: "/var/lib/berth/scratch/k1/work".into(),
+            mounts: Vec::new(),
             runs: [
                 (RunState::Finished, Some(3), 0, Some(u64::MAX)),
                 (RunState::Finished, Some(-9), 70, Some(u64::MAX)),

@@ -315,6 +315,7 @@ impl Actor {
                     view.container_name = Some(spec.name.clone());
                     view.cpuset.clone_from(&spec.cpuset);
                     view.memory_limit = spec.memory_limit;
+                    view.mounts.clone_from(&spec.mounts);
                 });
                 self.spec = Some(*spec);
             }

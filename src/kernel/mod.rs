@@ -14,6 +14,7 @@ use crate::ids::{ContainerId, KernelId, KernelName, SessionId, SlotName};
 use crate::policy::DecidedBy;
 
 mod actor;
+pub mod files;
 pub mod plan;
 pub mod reconcile;
 mod record;
@@ -24,6 +25,7 @@ mod shared;
 mod state;
 mod steps;
 
+pub use files::Files;
 pub use record::KernelRecord;
 pub use registry::Kernels;
 pub use rehearsal::{EditBy, Rehearsal};
@@ -143,6 +145,9 @@ pub struct KernelView {
     pub leased: bool,
     /// Its work folder on this host.
     pub work_dir: PathBuf,
+    /// What is mounted into its container, once that is planned.
+    #[serde(default)]
+    pub mounts: Vec<MountSpec>,
     /// Its last runs, oldest first.
     #[serde(default)]
     pub runs: Vec<RunView>,

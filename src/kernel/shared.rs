@@ -139,8 +139,6 @@ impl From<ImageError> for KernelError {
 impl From<ScratchError> for KernelError {
     fn from(error: ScratchError) -> Self {
         match error {
-            ScratchError::Outside(_) => Self::new("outside-work-folder", error.to_string())
-                .hint("name a path relative to the work folder, without .. and links"),
             ScratchError::Root { ref remedy, .. } => {
                 Self::new("scratch-root", error.to_string()).hint(remedy.clone())
             }

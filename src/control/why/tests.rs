@@ -114,6 +114,7 @@ fn view() -> KernelView {
         not_enforced: Vec::new(),
         leased: false,
         work_dir: "/w".into(),
+        mounts: Vec::new(),
     }
 }
 
