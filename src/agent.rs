@@ -242,8 +242,7 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     let rpc = open_door(&config, &route, curve).await?;
     status_sender.send_modify(|status| status.rpc = rpc);
     let control = control::start(
-        &config.control.socket,
-        config.control.group.clone(),
+        &config.control,
         Rooms {
             kernels: kernels.clone(),
             files: Files::new(kernels.clone()),

@@ -317,6 +317,7 @@ fn a_signed_module_is_verified_pushed_and_shown_with_its_signer() {
     let verify = |keys: &str| berth(&["policy", "verify", &at("p.wasm"), "--keys", keys]);
     let (status, _, said) = verify(public);
     assert!(status == Some(1) && said.contains("it is not signed") && said.contains("(unsigned)"), "{said}");
+    assert!(!said.contains("[policy.trust]"), "{said}");
     let agent = Agent::with(&format!(
         "[policy]\ndeadline-ms = 20000\nprobation-decisions = 0\n[policy.trust]\nrequired = true\nkeys = [{public:?}]"
     ));
@@ -333,7 +334,10 @@ fn a_signed_module_is_verified_pushed_and_shown_with_its_signer() {
     // By somebody else, and changed after it was signed.
     let (_, other, _) = berth(&["policy", "keygen", "--name", "other", &at("o.key")]);
     let (status, _, said) = verify(other.trim());
+    let key = public.strip_prefix("ops:").unwrap();
     assert!(status == Some(1) && said.contains("(unknown-signer)"), "{said}");
+    assert!(said.contains(&format!("it is signed by {key}, which is none of --keys")), "{said}");
+    assert!(said.contains(&format!("--keys NAME:{key}")) && !said.contains("[policy.trust]"), "{said}");
     let mut bytes = std::fs::read(at("p.wasm")).unwrap();
     let at_name = bytes.windows(9).position(|text| text == b"last-core").unwrap();
     bytes[at_name] = b'L';

@@ -3,7 +3,7 @@
 use super::Context;
 use super::error::CliError;
 use super::output::{Output, age, amount_of, table};
-use crate::kernel::{KernelView, Phase};
+use crate::kernel::KernelView;
 
 /// List kernels
 #[derive(Debug, clap::Args)]
@@ -48,24 +48,9 @@ pub(super) fn state(kernel: &KernelView) -> String {
             None => format!("ended: {}", end.reason),
         },
         None => match kernel.silent_ms {
-            Some(silent) => format!("{}, silent for {} s", phase(kernel.phase), silent / 1000),
-            None => phase(kernel.phase).to_owned(),
+            Some(silent) => format!("{}, silent for {} s", kernel.phase.text(), silent / 1000),
+            None => kernel.phase.text().to_owned(),
         },
-    }
-}
-
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Requested => "requested",
-        Phase::Placed => "placed",
-        Phase::Waiting => "waiting",
-        Phase::Prepared => "prepared",
-        Phase::Created => "created",
-        Phase::Started => "started",
-        Phase::Running => "running",
-        Phase::Stopping => "stopping",
-        Phase::Collected => "ended",
-        Phase::Gone => "gone",
     }
 }
 

@@ -38,6 +38,7 @@
 //! | `POST /v1/images/pull?image=REF` | a line of JSON per [`ImageLine`]; hanging up cancels |
 //! | `POST /v1/images/import?name=REF&default=true` bytes | the same |
 //! | `DELETE /v1/images?image=REF&force=true` | list of what was removed |
+//! | `GET /metrics` | text for Prometheus, see [`super`] |
 //! | `GET /v1/drain?wait=true` | [`crate::drain::DrainView`] |
 //! | `PUT /v1/drain` [`DrainBody`], `DELETE /v1/drain` | [`crate::drain::DrainView`] |
 //!

@@ -49,6 +49,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .merge(super::doctor::routes())
         .merge(super::drain::routes())
         .merge(super::images::routes())
+        .merge(super::metrics::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))

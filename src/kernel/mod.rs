@@ -83,6 +83,39 @@ pub enum Phase {
     Gone,
 }
 
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: [Self; 10] = [
+        Self::Requested,
+        Self::Placed,
+        Self::Waiting,
+        Self::Prepared,
+        Self::Created,
+        Self::Started,
+        Self::Running,
+        Self::Stopping,
+        Self::Collected,
+        Self::Gone,
+    ];
+
+    /// One word, for people and as a label of metrics.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Placed => "placed",
+            Self::Waiting => "waiting",
+            Self::Prepared => "prepared",
+            Self::Created => "created",
+            Self::Started => "started",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Collected => "ended",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 /// How a kernel ended: the first reason wins (contracts: kernel §5.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Termination {

@@ -23,6 +23,7 @@ use super::replay::Bench;
 use super::sandbox::{Sandbox, clean};
 use super::shelf::Shelf;
 use super::slot::{BUILTIN, Line, Loader, Slot};
+use super::tally::Who;
 use super::zone::Zone;
 use super::{
     Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Refusal, Rung, WORLDS, WorldKind,
@@ -226,7 +227,11 @@ impl Host {
 
     /// The built-in's answer at once, on this thread; in nobody's record.
     pub fn builtin<D: Asked>(&self, link: usize, question: D::Question) -> Decided<D::Answer> {
-        let line = self.chain(D::WORLD).nth(link).map(Slot::line);
+        let slot = self.chain(D::WORLD).nth(link);
+        if let Some(slot) = slot {
+            slot.tallies.answered(Rung::Builtin);
+        }
+        let line = slot.map(Slot::line);
         let climb = self.climb::<D>(line.as_deref(), question);
         let outcome = climb.twin(Vec::new());
         self.finish::<D>(None, link, &climb, outcome, Purpose::Real)
@@ -274,7 +279,10 @@ impl Host {
         });
         if let Some(step) = step {
             step.policy.record.overruled();
-            self.failed::<D>(&step, &fault, true, Instant::now());
+            if let Some(slot) = slot {
+                slot.tallies.overruled(Who::from(&*step.policy));
+            }
+            self.failed::<D>(slot, &step, &fault, true, Instant::now());
         }
         let line = slot.map(Slot::line);
         let climb = self.climb::<D>(line.as_deref(), question);
@@ -355,8 +363,18 @@ impl Host {
     }
 
     /// A call came to nothing.
-    fn failed<D: Asked>(&self, step: &Step, fault: &PolicyFault, blame: bool, now: Instant) {
+    fn failed<D: Asked>(
+        &self,
+        slot: Option<&Slot>,
+        step: &Step,
+        fault: &PolicyFault,
+        blame: bool,
+        now: Instant,
+    ) {
         let demoted = step.policy.record.failed(fault, blame, now);
+        if let Some(slot) = slot.filter(|_| demoted) {
+            slot.tallies.demoted(Who::from(&*step.policy));
+        }
         report::<D>(fault, demoted);
         if blame {
             self.failures.send_modify(|count| *count += 1);
@@ -384,20 +402,31 @@ impl Host {
                 attempt.fault.as_ref().map_or(answered, |fault| End::Failed(fault.fault)),
                 attempt.micros,
             );
+            if let Some(slot) = slot {
+                let who = Who::from(&*attempt.step.policy);
+                match &attempt.fault {
+                    Some(_) if attempt.step.demoted.is_some() => slot.tallies.passed_over(who),
+                    Some(fault) => slot.tallies.asked(who, End::Failed(fault.fault), attempt.micros),
+                    None => slot.tallies.asked(who, answered, attempt.micros),
+                }
+            }
             match attempt.fault {
                 None => by = Some(attempt.step),
                 Some(fault) => {
                     if attempt.step.demoted.is_none() {
-                        self.failed::<D>(&attempt.step, &fault, attempt.blame, now);
+                        self.failed::<D>(slot, &attempt.step, &fault, attempt.blame, now);
                     }
                     faults.push(fault);
                 }
             }
         }
-        if let Some(slot) = slot
-            && asked_none
-        {
-            slot.builtin.asked(answered, twin_micros);
+        let rung = by.as_ref().map_or(Rung::Builtin, |step| step.rung);
+        if let Some(slot) = slot {
+            slot.tallies.answered(rung);
+            if asked_none {
+                slot.builtin.asked(answered, twin_micros);
+                slot.tallies.asked(Who::BUILTIN, answered, twin_micros);
+            }
         }
         let (answer, note) = match answer {
             Ok((answer, note)) => (Ok(answer), note.map(|note| clean(&note, 1 << 10))),
@@ -413,7 +442,7 @@ impl Host {
             policy,
             version,
             digest: by.as_ref().map(|step| step.policy.digest),
-            rung: by.as_ref().map_or(Rung::Builtin, |step| step.rung),
+            rung,
             faults,
             micros: u64::try_from(climb.deadlines.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             note,

@@ -12,7 +12,7 @@
 //! Files in reading order: `config`, `trust` (who vouches for a module), `header`, `manifest`, `cache` and
 //! `load` (bytes to a policy; `stage` is how far that is), `sandbox` (wasmtime and the budgets), `guest` (typed calls),
 //! `ladder` (one decision), `slot` (who is asked: one pointer each), `host` (one ask; `zone` is the node's time),
-//! `record` (what is remembered of a module), `journal` (what was decided), `replay` (decided again), `swap` (push,
+//! `record` (what is remembered of a module), `tally` (the same of a slot, for metrics), `journal` (what was decided), `replay` (decided again), `swap` (push,
 //! activate, roll back while kernels run) with `probation`, `shadow`, and `rows` and `shelf` (what of it is on disk),
 //! `json` (questions and answers as text), `fixture` and `author` (for those who write policies), `worlds` (questions,
 //! checks and twins; pure).
@@ -53,6 +53,7 @@ pub mod shipped;
 mod slot;
 mod stage;
 pub mod swap;
+mod tally;
 #[cfg(test)]
 mod tests;
 pub mod trust;
@@ -68,6 +69,7 @@ pub use probation::ProbationView;
 pub use rows::{Act, Choice, Chosen, Event, ModuleRow, ShadowRow, SlotRow};
 pub use shadow::ShadowView;
 pub use stage::{Loading, Stage};
+pub use tally::{Active, BOUNDS_MICROS, ModuleTally, SlotTally, Times};
 
 /// Every world.
 const WORLDS: [WorldKind; 3] = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
@@ -511,6 +513,12 @@ impl Handle {
     #[must_use]
     pub fn list(&self) -> Vec<PolicyView> {
         self.host.list()
+    }
+
+    /// What became of the decisions of each slot since the agent started, for metrics.
+    #[must_use]
+    pub fn tallies(&self) -> Vec<SlotTally> {
+        self.host.slots.iter().map(slot::Slot::tally).collect()
     }
 
     /// What the module is at that is being loaded, if one is.
