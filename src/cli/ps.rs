@@ -47,7 +47,10 @@ pub(super) fn state(kernel: &KernelView) -> String {
             Some(code) => format!("ended: {} ({code})", end.reason),
             None => format!("ended: {}", end.reason),
         },
-        None => kernel.phase.text().to_owned(),
+        None => match kernel.silent_ms {
+            Some(silent) => format!("{}, silent for {} s", kernel.phase.text(), silent / 1000),
+            None => kernel.phase.text().to_owned(),
+        },
     }
 }
 

@@ -7,8 +7,9 @@
 //!
 //! * [`socket`]: the socket's file, stale ones, who may reach it; [`peer`]: who connected
 //! * `handlers`: one function per request; `policies`: those that replace policies; `decisions`: the journal,
-//!   `create --dry-run`, and `why` with its sentences; `events`, `drain`, `images`, `doctor`: more of them by
-//!   subject; `metrics`: what the agent counts, for Prometheus, if wanted over TCP too; `session`: one run over an upgraded connection
+//!   `create --dry-run`, and `why` with its sentences; `events`, `files`, `drain`, `images`, `doctor`: more of
+//!   them by subject; `metrics`: what the agent counts, for Prometheus, if wanted over TCP too; `session`: one
+//!   run over an upgraded connection
 //! * [`stream`]: the frames of such a connection, pure; [`mounts`]: what a caller may mount
 
 use std::future::IntoFuture as _;
@@ -28,7 +29,7 @@ use crate::config::ControlSection;
 use crate::drain::Drain;
 use crate::events::Outbox;
 use crate::inventory::Offer;
-use crate::kernel::Kernels;
+use crate::kernel::{Files, Kernels};
 use crate::{admission, policy, route};
 
 pub mod api;
@@ -36,6 +37,7 @@ mod decisions;
 mod doctor;
 mod drain;
 mod events;
+mod files;
 mod handlers;
 mod images;
 mod metrics;
@@ -56,6 +58,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 pub struct Rooms {
     /// Kernels.
     pub kernels: Kernels,
+    /// Their files.
+    pub files: Files,
     /// Runs.
     pub route: route::Handle,
     /// Policies.

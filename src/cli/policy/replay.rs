@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::settings;
-use super::steps::{self, Came, Live, MOST};
+use super::steps::{self, Came, MOST};
 use super::swap::{read, world_named};
 use crate::cli::Context;
 use crate::cli::client::{bytes, empty, escaped, lost};
 use crate::cli::error::CliError;
+use crate::cli::live::Live;
 use crate::cli::output::Output;
 use crate::config::{self, Overrides};
 use crate::ids::KernelRef;
