@@ -24,6 +24,8 @@ const TURN_MESSAGES: usize = 256;
 const FRAMES_MAX: usize = 8;
 /// Output above this is decoded on another thread (design §3).
 const BUILD_HERE: usize = 256 << 10;
+/// How nice the thread is that decodes large output.
+const RESULTS_NICE: i32 = 10;
 /// Frames up to this size are copied when they are sent.
 const COPY_UP_TO: usize = 4 << 10;
 /// Bytes of answers kept for peers that take nothing.
@@ -323,6 +325,8 @@ fn start_builder(inbox: &Arc<Inbox>) -> std::io::Result<Sender<(Envelope, Answer
     let (sender, jobs) = channel::<(Envelope, Answer)>();
     let inbox = Arc::clone(inbox);
     std::thread::Builder::new().name("route-results".to_owned()).spawn(move || {
+        // Behind the routing thread, which short answers wait for. A system that refuses leaves it as it is.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), RESULTS_NICE);
         for (envelope, answer) in jobs {
             inbox.push_always(Request::Deliver(seal(envelope, answer)));
         }

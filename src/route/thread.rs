@@ -32,6 +32,8 @@ use crate::ids::KernelId;
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// The door's sockets.
 const DOOR: Token = Token(usize::MAX - 1);
+/// How nice the thread is: less than kernels, which print as much as they like.
+const NICE: i32 = -10;
 /// Longest sleep: the thread shows that it lives at least this often (design, invariant 6).
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
@@ -92,6 +94,9 @@ impl Task {
     /// Runs until [`Request::Stop`].
     pub(super) fn run(mut self) {
         let _closing = Closing(Arc::clone(&self.inbox));
+        // It has little to do for each message and everybody waits for it; libzmq's threads, which it starts, take
+        // over what it has. Only root may; for others it stays as it is.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
         let mut events = Events::with_capacity(1024);
         let mut requests = Vec::new();
         loop {

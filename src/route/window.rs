@@ -19,6 +19,9 @@ use crate::ids::RunId;
 
 /// Longest console record that is kept; what is beyond is cut off (contracts: kernel §1.5).
 const RECORD_MAX: usize = 10 << 20;
+/// Bytes that make a result: a call waits for no more, and what is beyond the item that reaches it is for the next one.
+/// So a client that reads all that a kernel prints keeps nobody else waiting for its results.
+const RESULT_BYTES: usize = 2 << 20;
 /// Bytes of one stream that become one item: what is read on is kept apart, so that dropping the oldest of a
 /// window drops little.
 const ITEM_BYTES: usize = 1 << 20;
@@ -180,15 +183,18 @@ impl Window {
 
     /// Whether a call that waits has to wait no longer.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.ended.is_some() || self.stops > 0 || !self.has_room()
+        self.ended.is_some() || self.stops > 0 || self.buffered >= RESULT_BYTES || !self.has_room()
     }
 
     /// Takes output for one result, up to what stops it. True with it when it was the last one.
     pub(super) fn take(&mut self, api_version: u32) -> (Batch, bool) {
         self.letting_go = false;
         let carried = std::mem::take(&mut self.carried);
-        let (mut items, mut stop) = (Vec::new(), Stop::Patience);
-        while let Some(item) = self.pop() {
+        let (mut items, mut stop, mut bytes) = (Vec::new(), Stop::Patience, 0);
+        while bytes < RESULT_BYTES
+            && let Some(item) = self.pop()
+        {
+            bytes += item.bytes();
             match item {
                 Item::Step(step, exit_code) => {
                     stop = Stop::Step(step, exit_code);
@@ -201,7 +207,7 @@ impl Window {
                 item => items.push(item),
             }
         }
-        let last = stop == Stop::Patience && self.ended.is_some();
+        let last = stop == Stop::Patience && self.items.is_empty() && self.ended.is_some();
         if let (true, Some(end)) = (last, &self.ended) {
             stop = Stop::Ended(end.clone());
         }

@@ -129,3 +129,26 @@ fn a_record_beyond_the_contracts_limit_is_cut() {
     window.push(out(vec![b'x'; RECORD_MAX + 1]));
     assert_eq!(text(&mut window).len(), RECORD_MAX);
 }
+
+#[test]
+fn much_output_comes_in_several_results_and_the_end_with_the_last() {
+    let mut window = window(&inbox(Limits::default()));
+    for _ in 0..5 {
+        window.push(out(vec![b'x'; 1 << 20]));
+        window.push(Output::Stderr("e".into()));
+    }
+    window.push(Output::Ended(RunEnd::Finished { exit_code: 0 }));
+    let mut bytes = Vec::new();
+    loop {
+        let (batch, last) = window.take(2);
+        bytes.push(batch.bytes());
+        let status = batch.build().status;
+        assert_eq!(status == RunStatus::Finished, last);
+        if last {
+            break;
+        }
+    }
+    assert_eq!(bytes.iter().sum::<usize>(), 5 * ((1 << 20) + 1));
+    assert!(bytes.iter().all(|bytes| *bytes <= RESULT_BYTES + (1 << 20)), "{bytes:?}");
+    assert_eq!(bytes.len(), 3);
+}
