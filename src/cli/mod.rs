@@ -33,6 +33,7 @@ mod layers;
 mod live;
 mod logging;
 mod logs;
+mod media;
 mod output;
 mod pipes;
 mod policy;
