@@ -97,7 +97,7 @@ fn unquoted(value: &str) -> Option<&str> {
 /// Five characters stand for four bytes; some combinations for more than those hold.
 fn is_key(text: &str) -> bool {
     let (groups, rest) = text.as_bytes().as_chunks::<5>();
-    text.len() == KEY_LENGTH && rest.is_empty() && groups.iter().all(|group| is_word(group))
+    text.len() == KEY_LENGTH && rest.is_empty() && groups.iter().all(is_word)
 }
 
 fn is_word(group: &[u8; 5]) -> bool {

@@ -65,7 +65,9 @@ pub fn decode_reply(header: &[u8], body: &[u8]) -> Result<Reply, DecodeError> {
 }
 
 /// Spelt out since the type of a writer that is never called cannot be inferred.
-const NO_BODY: Option<(usize, fn(&mut Vec<u8>))> = None;
+const NO_BODY: Option<(usize, Writer)> = None;
+
+type Writer = fn(&mut Vec<u8>);
 
 #[cfg(test)]
 mod tests {

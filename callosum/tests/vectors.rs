@@ -90,13 +90,15 @@ fn answers_are_written_as_the_reference_does() {
 
 #[test]
 fn the_answer_belongs_to_its_request() {
-    for ((method, request, _), (_, reply, body)) in recorded("request").into_iter().zip(recorded("reply")) {
-        if let (Ok(request), Ok(reply)) = (Header::decode(&request), decode_reply(&reply, &body))
-            && request.method == reply.id.method()
-        {
-            assert_eq!(CallId::from(&request), reply.id, "{method}");
-        }
+    let rows: Vec<serde_json::Value> = serde_json::from_str(RPC).unwrap();
+    let mut pairs = 0;
+    for row in rows.iter().filter(|row| row.get("request").is_some() && row.get("reply").is_some()) {
+        let [request, reply] = ["request", "reply"].map(|direction| unhex(&row[direction][0]));
+        let (request, reply) = (Header::decode(&request).unwrap(), Header::decode(&reply).unwrap());
+        assert_eq!(CallId::from(&request), CallId::from(&reply), "{}", row["method"]);
+        pairs += 1;
     }
+    assert!(pairs >= 20, "only {pairs} pairs compared");
 }
 
 #[test]

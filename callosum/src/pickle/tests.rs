@@ -160,11 +160,11 @@ fn bombs_stay_as_small_as_they_are() {
     check(Kind::Enum, Pickle::default().op(b"}\x94h\x00h\x00s"), Err(PickleError::Shape("enum")));
     // One long text named for a thousand slots.
     let slots = Pickle::default()
-        .text(&"a".repeat(4000))
-        .op(b"\x94\x85")
-        .op(b"}\x94")
+        .op(b"N}")
         .text("data")
         .op(b"}(")
+        .text(&"a".repeat(4000))
+        .op(b"\x94h\x00")
         .op(&b"h\x00h\x00".repeat(1000))
         .op(b"us\x86");
     let slots = Pickle::default().class(TYPES, "ResourceSlot").op(b")\x81").op(&slots.0).op(b"b");
