@@ -18,7 +18,7 @@ use berth::policy::bindings::{configuring, reporting, scheduling, types};
 use berth::policy::worlds::{
     Adjust, AdjustQuestion, Order, OrderQuestion, Place, PlaceQuestion, Report, ReportQuestion,
 };
-use berth::policy::{self, Asked, Config, Handle, Kept, Rung, WorldKind};
+use berth::policy::{self, Asked, Config, Handle, Kept, Rung, Workshop, WorldKind};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const MICRO: u64 = 1_000_000;
@@ -260,7 +260,7 @@ fn decisions(criterion: &mut Criterion) {
         pushed: vec![],
         modules: dir.path().join("policies"),
         journal: dir.path().join("journal"),
-        cache: dir.path().join("cache"),
+        workshop: Workshop { cache: Some(dir.path().join("cache")), program: None },
         problems: vec![],
     };
     let (shipped, journal) = match (policy::start(config.clone()), policy::start_kept(config, kept)) {

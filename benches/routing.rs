@@ -7,78 +7,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench may panic, and criterion's macro has no docs")]
 
-use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use berth::ids::{KernelId, RunId};
-use berth::route::{self, Attach, Output, RunRequest, Task};
-use berth_link::{Finished, Status};
+use berth::route::{self, Attach, LinkAt, Output, RunRequest, Task};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tokio::sync::mpsc;
-use zmq::{SNDMORE, Socket};
+use zmq::Socket;
+
+mod peers;
+
+use peers::{bound, connected, runner, send};
 
 const PAYLOADS: [usize; 2] = [64, 4096];
-
-fn socket(context: &zmq::Context, kind: zmq::SocketType) -> Socket {
-    let socket = context.socket(kind).unwrap();
-    socket.set_linger(0).unwrap();
-    socket
-}
-
-fn connected(context: &zmq::Context, kind: zmq::SocketType, dir: &Path, name: &str) -> Socket {
-    let socket = socket(context, kind);
-    socket.connect(&format!("ipc://{}/{name}", dir.display())).unwrap();
-    socket
-}
-
-fn bound(context: &zmq::Context, kind: zmq::SocketType, dir: &Path, name: &str) -> Socket {
-    let socket = socket(context, kind);
-    socket.bind(&format!("ipc://{}/{name}", dir.display())).unwrap();
-    socket
-}
-
-fn send(socket: &Socket, kind: &str, payload: &[u8]) -> zmq::Result<()> {
-    socket.send(kind, SNDMORE)?;
-    socket.send(payload, 0)
-}
-
-/// Sends as many records as each `exec` asks for, of `bytes` each, then `finished`.
-fn runner(context: &zmq::Context, dir: &Path, bytes: usize) -> JoinHandle<()> {
-    let pull = connected(context, zmq::PULL, dir, "in");
-    let push = connected(context, zmq::PUSH, dir, "out");
-    let status = Status {
-        started_at: 0.0,
-        replied_at: None,
-        protocol: None,
-        runner_version: None,
-        incarnation: None,
-        running: None,
-        tasks_done: 0,
-        last: None,
-        ..Status::default()
-    };
-    let payload = vec![0; bytes];
-    std::thread::spawn(move || {
-        let serve = || -> zmq::Result<()> {
-            loop {
-                let message = pull.recv_multipart(0)?;
-                match &message[0][..] {
-                    b"status" => send(&push, "status", &status.encode())?,
-                    b"exec" => {
-                        let records: u64 = std::str::from_utf8(&message[1]).unwrap().parse().unwrap();
-                        for _ in 0..records {
-                            send(&push, "stdout", &payload)?;
-                        }
-                        send(&push, "finished", &Finished::encode(0))?;
-                    }
-                    _ => {}
-                }
-            }
-        };
-        assert_eq!(serve(), Err(zmq::Error::ETERM));
-    })
-}
 
 /// Kernel -> route -> stream.
 struct Routed {
@@ -98,7 +40,8 @@ impl Routed {
         let (handle, thread) = route::start(route::Config::default()).unwrap();
         let (kernel, dir) = (KernelId::random(), tempfile::tempdir().unwrap());
         let (reports, received) = mpsc::channel(16);
-        let attach = Attach { kernel, link_dir: dir.path().to_owned(), reports };
+        let at = LinkAt::Directory(dir.path().to_owned());
+        let attach = Attach { kernel, at, reports };
         runtime.block_on(handle.attach(attach)).unwrap();
         let context = zmq::Context::new();
         let runner = Some(runner(&context, dir.path(), bytes));

@@ -5,7 +5,8 @@
 #
 #   --engine docker|process  for items 2-4 and bad input (docker; process where no Docker engine answers)
 #   --only N[,N..]           of: 2 3 4 5 6 7 8 bad load idle policies, and, not run unless asked for, 1 (quickstart.sh
-#                            twice), engine (frozen and restarted; root), crash (minutes of kill -9)
+#                            twice), engine (frozen and restarted; root), crash (minutes of kill -9), door (calls;
+#                            builds benches)
 #   --as USER                items 2-4 and 6 as this user of the docker group, with programs installed
 #                            outside the clone; made and removed again when there is none (root).
 #                            Without it item 6 does so with a user of its own.
@@ -27,6 +28,8 @@ TOOLS=$REPO/scripts/acceptance
 . "$TOOLS/bad-input.sh"
 # shellcheck source=acceptance/load.sh
 . "$TOOLS/load.sh"
+# shellcheck source=acceptance/door.sh
+. "$TOOLS/door.sh"
 # shellcheck source=acceptance/engine.sh
 . "$TOOLS/engine.sh"
 # shellcheck source=acceptance/policies.sh
@@ -252,6 +255,10 @@ if wanted policies; then policies; fi
 if wanted engine; then
     heading "an engine that hangs or is restarted"
     engine_faults
+fi
+
+if wanted door; then
+    door
 fi
 
 if wanted crash; then

@@ -240,3 +240,43 @@ provide_docker() {
     say "starting dockerd"
     start_dockerd
 }
+
+# ---------------------------------------------------------------------------------------- official peers
+
+# What the tests hold berth against: the client that a Backend.AI manager uses.
+PEERS_VERSION=26.9.6
+
+# CPython 3.13, for which these packages are made; fails where there is none.
+python_for_peers() {
+    local candidate
+    for candidate in python3.13 "${HOME:-/nonexistent}"/.pyenv/versions/3.13.*/bin/python3.13 python3; do
+        if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# Installs the official client into a folder of its own, once; says why where it cannot. Exports BERTH_PEERS, the
+# Python that has it.
+want_peers() {
+    local dir python
+    dir=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/berth-peers/$PEERS_VERSION
+    if [ ! -e "$dir/complete" ]; then
+        python=$(python_for_peers) || {
+            say "note: no CPython 3.13; tests with the official client are skipped"
+            return 0
+        }
+        say "installing the official client $PEERS_VERSION"
+        rm -rf "$dir"
+        if ! quietly "$python" -m venv "$dir" ||
+            ! quietly "$dir/bin/pip" install --quiet --disable-pip-version-check "backend.ai-common==$PEERS_VERSION"; then
+            rm -rf "$dir"
+            say "note: the official client cannot be installed; tests with it are skipped"
+            return 0
+        fi
+        touch "$dir/complete"
+    fi
+    export BERTH_PEERS=$dir/bin/python
+}

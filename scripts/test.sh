@@ -3,7 +3,8 @@
 #   scripts/test.sh                          all tests
 #   scripts/test.sh -p berth-runner          those of the runner
 #   scripts/test.sh -- --nocapture interrupt those whose name has "interrupt", with their output
-# Tests that need a Docker engine, bubblewrap or busybox say so and are skipped where there is none.
+# Tests that need a Docker engine, bubblewrap, busybox or the official Python client (CPython 3.13) say so and are
+# skipped where there is none.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 step "system packages"
@@ -12,6 +13,9 @@ want_packages "${TOUR_PACKAGES[@]}"
 
 step "Rust toolchain"
 need_toolchain
+
+step "official peers"
+want_peers
 
 step "build"
 build_berth

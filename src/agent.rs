@@ -4,7 +4,6 @@
 //! routing, records and the engine's list (adoption), then the control API. Whatever is wrong is told before anything is touched. The
 //! end comes in the opposite order; kernels run on.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +18,9 @@ use crate::engine::{self, Deadlines, EngineError, EngineInfo, Place, SharedEngin
 use crate::events::Outbox;
 use crate::ids::{Digest, KernelRef};
 use crate::inventory;
-use crate::kernel::{KernelError, Kernels, Settings, Shared, now_ms, reconcile};
+use crate::kernel::{Files, KernelError, Kernels, Settings, Shared, now_ms, reconcile};
+use crate::manager::door::CallosumDoor;
+use crate::manager::keys;
 use crate::pulse::{self, Beats, Watched};
 use crate::scratch::{Scratch, ScratchError};
 use crate::store::{self, StoreError};
@@ -170,15 +171,16 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     let engine = connect(&config, runner.clone()).await?;
     let engine_info = engine.info().await?;
     let mut kept = policy::Kept::load(&opened.handle, &state_dir).await?;
-    if config.private
-        && let Some(cache) = users_cache()
-    {
+    kept.workshop = match config.private {
         // Its state goes with it; what was compiled serves the next `berth run`.
-        kept.cache = cache;
-    }
+        true => policy::Workshop::of_user(),
+        false => policy::Workshop::own(kept.workshop.cache),
+    };
     let policies = start_policies(&config, Some(kept.clone())).await?;
     let swap = policy::swap::Swap::new(policies.clone(), opened.handle.clone(), kept, &config.policy);
-    let (route, route_thread) = route::start(route::Config::default()).map_err(|error| {
+    let curve = rpc_keys(&config)?;
+    let routing = route::Config { polled_run_limit: config.routing.exec_timeout, ..route::Config::default() };
+    let (route, route_thread) = route::start(routing).map_err(|error| {
         AgentError::new(error.to_string(), "see `ulimit -n`; the agent needs two sockets per kernel")
     })?;
     let mut tasks = JoinSet::new();
@@ -207,6 +209,7 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
         state_dir,
         scratch_root: scratch.root().to_owned(),
         private: config.private,
+        rpc: None,
     });
     let outbox = Outbox::open(opened.handle.clone()).await?;
     let drain = Drain::open(opened.handle.clone(), admission.clone()).await?;
@@ -233,11 +236,14 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     tasks.spawn(named("drain", drain.clone().watch(kernels.clone(), config.lifecycle.stop_grace)));
     tasks.spawn(named("engine-health", engine_health(engine, status_sender.clone())));
     let (pulse_of_admission, pulse_of_route) = (admission.clone(), route.clone());
+    // Not before every kernel is known: a call for one that is not would be refused.
+    let rpc = open_door(&config, &route, curve).await?;
+    status_sender.send_modify(|status| status.rpc = rpc);
     let control = control::start(
-        &config.control.socket,
-        config.control.group.clone(),
+        &config.control,
         Rooms {
             kernels: kernels.clone(),
+            files: Files::new(kernels.clone()),
             route,
             policy: policies,
             swap,
@@ -282,6 +288,40 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     }
     opened.handle.close().await;
     ended
+}
+
+/// The keys of the RPC port, read before anything is touched.
+fn rpc_keys(config: &Config) -> Result<Option<route::Curve>, AgentError> {
+    let load = |auth: &config::RpcAuth| keys::load(&auth.agent_keypair, &auth.manager_public_key);
+    let loaded = config.agent.rpc_auth.as_ref().map(load).transpose();
+    loaded.map_err(|error| AgentError::new(error.to_string(), error.hint()))
+}
+
+/// Listens for calls where `[routing] rpc-listen` says so; tells where that is.
+async fn open_door(
+    config: &Config,
+    route: &route::Handle,
+    curve: Option<route::Curve>,
+) -> Result<Option<RpcStatus>, AgentError> {
+    let Some(address) = config.routing.rpc_listen.filter(|_| !config.private) else { return Ok(None) };
+    if curve.is_none() && !address.ip().is_loopback() {
+        warn!(
+            %address,
+            "whoever reaches the RPC port may run code in every kernel; set rpc-auth-agent-keypair and \
+             rpc-auth-manager-public-key in [agent]"
+        );
+    }
+    let encrypted = curve.is_some();
+    let door = Box::new(CallosumDoor::new(config.agent.id.clone()));
+    let doorway = route::Doorway { listen: format!("tcp://{address}"), curve, door };
+    let endpoint = route.open_door(doorway).await.map_err(|error| {
+        AgentError::new(
+            error.to_string(),
+            "name another address by [routing] rpc-listen, or end who listens there",
+        )
+    })?;
+    info!(%endpoint, encrypted, "calls are listened for");
+    Ok(Some(RpcStatus { endpoint, encrypted }))
 }
 
 async fn connect(config: &Config, runner: PathBuf) -> Result<SharedEngine, AgentError> {
@@ -342,17 +382,6 @@ impl Reload {
             }
         });
     }
-}
-
-/// Where this user's private agents keep compiled policies: `$XDG_CACHE_HOME/berth/policy-cache`, by default below
-/// `~/.cache`. None where there is no such place or it cannot be made.
-fn users_cache() -> Option<PathBuf> {
-    let absolute =
-        |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    let berth = caches.join("berth");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&berth).ok()?;
-    Some(berth.join("policy-cache"))
 }
 
 /// Waits for SIGTERM or SIGINT, or for a task that must not end; reads `[policy]` again on SIGHUP. A private agent
@@ -494,6 +523,18 @@ pub struct NodeStatus {
     pub scratch_root: std::path::PathBuf,
     /// Whether it is a private agent of one `berth run`.
     pub private: bool,
+    /// Where calls are listened for.
+    #[serde(default)]
+    pub rpc: Option<RpcStatus>,
+}
+
+/// The RPC port.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RpcStatus {
+    /// `tcp://ADDRESS:PORT`.
+    pub endpoint: String,
+    /// Only clients with the manager's key are let in, and what they say is encrypted (CURVE).
+    pub encrypted: bool,
 }
 
 /// How far the drain of the node has come.

@@ -46,6 +46,8 @@ pub const ALL: &[&str] = &[
     "adopted",
     // For hanging: inside the admission task.
     "admission-step",
+    // For hanging: in the child that compiles a policy.
+    "policy-compile",
 ];
 
 /// Marks a place; see the module documentation.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -86,12 +87,13 @@ uuid_id!(
     "instance id"
 );
 
+// Shared text: an identifier is copied about more often than it is made.
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The identifier as text.
@@ -107,7 +109,7 @@ macro_rules! text_id {
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 let check: fn(&str) -> Result<(), &'static str> = $check;
                 check(text).map_err(|problem| ParseIdError::new($what, text, problem))?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -121,7 +123,7 @@ macro_rules! text_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0
+                id.as_str().to_owned()
             }
         }
 
@@ -205,7 +207,8 @@ impl RunId {
     /// A new random run id of 32 hexadecimal characters, as the reference makes them.
     #[must_use]
     pub fn random() -> Self {
-        Self(Uuid::new_v4().simple().to_string())
+        let mut text = [0; 32];
+        Self((*Uuid::new_v4().simple().encode_lower(&mut text)).into())
     }
 }
 

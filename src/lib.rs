@@ -10,12 +10,14 @@
 //! | inventory ([`inventory`]) | workers | time | the offer (`watch`) |
 //! | reconciler ([`kernel::reconcile`]) | workers | engine events (`mpsc`), time | commands to actors |
 //! | drain ([`drain`]) | workers | the drain's state (`watch`), time | stops of kernels |
-//! | `route-0` ([`route`]) | own OS thread | requests (queue and wake-up), ZeroMQ | output with credit, reports |
+//! | `route-0` ([`route`]) | own OS thread | requests (queue and wake-up), ZeroMQ of kernels and of the door ([`manager::door`]) | output with credit, results, reports |
+//! | `route-results` ([`route`]) | own OS thread | large results to be decoded (`std::sync::mpsc`) | answers for the door |
 //! | `policy-0..n`, `policy-clock` ([`policy`]) | own OS threads | questions (bounded queue) | checked answers (`oneshot`) |
 //! | `pulse` ([`pulse`]) | own OS thread | counters of the supervisor, admission and routes | the watchdog's food; ends the process when one stands still |
 //! | `policy-journal` ([`policy::journal`]) | own OS thread | decisions (bounded queue, dropped when full) | JSON lines on disk |
 //! | policy-demotions ([`policy::swap`]) | workers | demotions (`watch`) | rows ([`store`]) |
 //! | `admin` ([`control`]) | own OS thread | HTTP on a unix socket | answers, streams |
+//! | `files`, one per transfer ([`kernel::files`]) | own OS threads | pieces (`mpsc`) | files, pieces (`mpsc`) |
 //! | `store` ([`store`]) | own OS thread | writes with a reply (bounded queue) | rows on disk |
 //!
 //! [`agent`] starts and ends them; [`cli`] speaks to a running agent by [`control`] only.
@@ -35,8 +37,10 @@ pub mod ids;
 pub mod images;
 pub mod inventory;
 pub mod kernel;
+pub mod manager;
 pub mod policy;
 pub mod pulse;
 pub mod route;
 pub mod scratch;
 pub mod store;
+pub mod tree;

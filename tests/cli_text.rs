@@ -36,6 +36,7 @@ fn the_help_teaches() {
         "run",
         "create",
         "exec",
+        "cp",
         "ps",
         "inspect",
         "why",
@@ -70,11 +71,12 @@ fn the_help_teaches() {
 #[test]
 fn no_help_is_wider_than_a_hundred_columns() {
     let policy = POLICY.map(|word| ["policy", word]);
-    let commands: [&[&str]; 10] = [
+    let commands: [&[&str]; 11] = [
         &["serve"],
         &["run"],
         &["create"],
         &["exec"],
+        &["cp"],
         &["status"],
         &["why"],
         &["events"],

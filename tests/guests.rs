@@ -13,7 +13,7 @@ use berth::policy::worlds::adjust::BUILTIN_NEEDS;
 use berth::policy::worlds::{
     Adjust, AdjustQuestion, Order, OrderQuestion, Place, PlaceQuestion, Report, ReportQuestion,
 };
-use berth::policy::{Decision as _, Refusal, WorldKind};
+use berth::policy::{Decision as _, Refusal, Workshop, WorldKind};
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Engine, Store};
 
@@ -156,7 +156,9 @@ fn every_example_is_built_and_describes_itself() {
     folders.sort();
     assert_eq!(folders, EXAMPLES.map(|(name, ..)| name));
     for (name, world, needs) in EXAMPLES {
-        let policy = author::inspect(name.to_owned(), module(&format!("examples/{name}"))).unwrap();
+        let policy =
+            author::inspect(name.to_owned(), module(&format!("examples/{name}")), &Workshop::IN_MEMORY)
+                .unwrap();
         let told: Vec<&str> = policy.needs.iter().map(String::as_str).collect();
         assert_eq!((&*policy.name, policy.world, &told[..]), (name, world, needs));
         assert!(!policy.summary.is_empty() && policy.settings.iter().all(|setting| !setting.help.is_empty()));
@@ -167,11 +169,12 @@ fn every_example_is_built_and_describes_itself() {
 fn every_example_passes_the_fixtures_in_its_module_which_are_those_in_its_folder() {
     for (name, ..) in EXAMPLES {
         let module = module(&format!("examples/{name}"));
-        let tested = author::test(name, module.clone(), &Questions::Manifest).unwrap();
+        let tested = author::test(name, module.clone(), &Questions::Manifest, &Workshop::IN_MEMORY).unwrap();
         let wrong: Vec<_> = tested.verdicts.iter().filter(|verdict| verdict.problem.is_some()).collect();
         assert!(wrong.is_empty() && tested.verdicts.len() >= 4, "{name}: {wrong:#?}");
         let fixtures = format!("{}/policies/examples/{name}/fixtures", env!("CARGO_MANIFEST_DIR"));
-        let packed = author::pack(name, module.clone(), Some(fixtures.as_ref())).unwrap();
+        let packed =
+            author::pack(name, module.clone(), Some(fixtures.as_ref()), &Workshop::IN_MEMORY).unwrap();
         assert!(packed == module, "{name}: its fixtures have changed: run `cargo xtask guests`");
     }
 }

@@ -20,7 +20,11 @@ mod operator;
 #[allow(dead_code, reason = "each test uses what it needs of it")]
 mod support;
 
-use engines::runner;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use engines::{Engine, runner};
 use operator::{Agent, last_core};
 
 #[test]
@@ -317,6 +321,7 @@ fn a_signed_module_is_verified_pushed_and_shown_with_its_signer() {
     let verify = |keys: &str| berth(&["policy", "verify", &at("p.wasm"), "--keys", keys]);
     let (status, _, said) = verify(public);
     assert!(status == Some(1) && said.contains("it is not signed") && said.contains("(unsigned)"), "{said}");
+    assert!(!said.contains("[policy.trust]"), "{said}");
     let agent = Agent::with(&format!(
         "[policy]\ndeadline-ms = 20000\nprobation-decisions = 0\n[policy.trust]\nrequired = true\nkeys = [{public:?}]"
     ));
@@ -333,7 +338,10 @@ fn a_signed_module_is_verified_pushed_and_shown_with_its_signer() {
     // By somebody else, and changed after it was signed.
     let (_, other, _) = berth(&["policy", "keygen", "--name", "other", &at("o.key")]);
     let (status, _, said) = verify(other.trim());
+    let key = public.strip_prefix("ops:").unwrap();
     assert!(status == Some(1) && said.contains("(unknown-signer)"), "{said}");
+    assert!(said.contains(&format!("it is signed by {key}, which is none of --keys")), "{said}");
+    assert!(said.contains(&format!("--keys NAME:{key}")) && !said.contains("[policy.trust]"), "{said}");
     let mut bytes = std::fs::read(at("p.wasm")).unwrap();
     let at_name = bytes.windows(9).position(|text| text == b"last-core").unwrap();
     bytes[at_name] = b'L';
@@ -341,4 +349,101 @@ fn a_signed_module_is_verified_pushed_and_shown_with_its_signer() {
     let (status, _, said) = verify(public);
     assert!(status == Some(1) && said.contains("(bad-signature)"), "{said}");
     agent.refuses(&["policy", "push", &at("p.wasm")], &["(bad-signature)"]);
+}
+
+/// The whole answer to one request.
+fn answer(mut stream: impl Read + Write, path: &str) -> String {
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: berth\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn metrics_tell_of_failures_by_code_of_who_answered_and_of_a_demotion() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let agent = Agent::with(&format!(
+        "[policy]\ndeadline-ms = 20000\nprobation-decisions = 0\n[control]\nmetrics-listen = \"{free}\""
+    ));
+    let file = agent.path("traps.wasm");
+    std::fs::write(&file, guests::scheduler(guests::TRAP)).unwrap();
+    let pushed = agent.json(&["policy", "push", file.to_str().unwrap()]);
+    let digest = &pushed["module"]["digest"].as_str().unwrap()[..12];
+    agent.ok(&["policy", "activate", digest, "--accept-diff"]);
+    // The fifth failure demotes it, the sixth time it is not asked.
+    for _ in 0..6 {
+        agent.would_get();
+    }
+    let text = answer(UnixStream::connect(agent.socket()).unwrap(), "/metrics");
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("version=0.0.4"), "{text}");
+    let of = format!("world=\"scheduler\",link=\"0\",policy=\"faulty\",digest=\"{digest}\"");
+    for line in [
+        format!("berth_policy_calls_total{{{of},code=\"trap\"}} 5"),
+        format!("berth_policy_calls_total{{{of},code=\"demoted\"}} 1"),
+        format!("berth_policy_demotions_total{{{of}}} 1"),
+        format!("berth_policy_call_seconds_count{{{of}}} 5"),
+        "berth_policy_demoted{world=\"scheduler\",link=\"0\"} 1".to_owned(),
+        "berth_policy_decisions_total{world=\"scheduler\",link=\"0\",rung=\"active\"} 0".to_owned(),
+        "berth_policy_decisions_total{world=\"scheduler\",link=\"0\",rung=\"last-good\"} 6".to_owned(),
+        format!("berth_slot_free_units{{slot=\"cpu\"}} {}", agent.cores().len()),
+        "berth_admission_start_limit_kernels 4".to_owned(),
+        "berth_kernels{phase=\"running\"} 0".to_owned(),
+        "berth_draining 0".to_owned(),
+    ] {
+        assert!(text.lines().any(|told| told == line), "no {line} in\n{text}");
+    }
+    // Over TCP the same, and nothing else.
+    let over_tcp = answer(TcpStream::connect(free).unwrap(), "/metrics");
+    let families = |text: &str| text.lines().filter(|line| line.starts_with("# TYPE")).count();
+    assert_eq!(families(&over_tcp), families(&text));
+    for path in ["/v1/status", "/", "/metrics/"] {
+        let refused = answer(TcpStream::connect(free).unwrap(), path);
+        assert!(refused.starts_with("HTTP/1.1 404 "), "{refused}");
+    }
+}
+
+#[test]
+fn a_compiler_that_hangs_or_wants_too_much_memory_is_ended_and_the_agent_lives() {
+    for (limit, environment, told) in [
+        (
+            "compile-sec = 1",
+            &[("BERTH_FAILPOINTS", "policy-compile=hang")][..],
+            "the compiler needed more than 1 s: build it smaller (strip it, opt-level \"s\"), or raise compile-sec",
+        ),
+        (
+            "compile-memory-bytes = 4194304",
+            &[][..],
+            "the compiler needed more than 4m of memory: build it smaller (strip it, opt-level \"s\"), or \
+             raise compile-memory-bytes",
+        ),
+    ] {
+        let config = operator::config(&format!("[policy]\ndeadline-ms = 20000\n{limit}\n"));
+        let mut agent = support::Agent::new(Engine::Process, &config, &[]);
+        agent.spawn(environment);
+        agent.ready();
+        let list = agent.json(&["policy", "list"]);
+        for policy in list.as_array().unwrap() {
+            assert_eq!(policy["name"], "builtin", "{policy}");
+            let fault = policy["last_fault"]["message"].as_str().unwrap();
+            assert!(fault.contains(told), "{fault}");
+        }
+    }
+}
+
+#[test]
+fn what_a_child_has_compiled_is_loaded_by_the_agent() {
+    let agent = Agent::new();
+    let kept = std::fs::read_dir(agent.state().join("policy-cache")).unwrap();
+    // One for each world, and the secret.
+    assert_eq!(kept.count(), 4);
+    assert!(!agent.log().contains("compiled in this process"), "{}", agent.log());
+    // A module with which the compiler can do nothing is refused by what it says.
+    let file = agent.path("wrong.wasm");
+    let mut module = guests::scheduler(guests::NOTHING);
+    // `(i32.const 64)` and the end of a body: i64.const, in a function of i32.
+    let body = module.windows(4).position(|bytes| bytes == [0x41, 0xc0, 0x00, 0x0b]).unwrap();
+    module[body] = 0x42;
+    std::fs::write(&file, module).unwrap();
+    agent
+        .refuses(&["policy", "push", file.to_str().unwrap()], &["it does not compile", "(does-not-compile)"]);
 }

@@ -136,6 +136,19 @@ pub struct SlotBook {
     pub holders: Vec<(KernelId, String, u64)>,
 }
 
+/// Who waits for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queues {
+    /// Kernels that have no room yet.
+    pub placing: usize,
+    /// Kernels that wait for a start slot.
+    pub waiting: usize,
+    /// Kernels that have one.
+    pub starting: usize,
+    /// How many there are.
+    pub start_limit: usize,
+}
+
 /// A clonable way to the admission task.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -236,6 +249,13 @@ impl Handle {
             return Vec::new();
         }
         answer.await.unwrap_or_default()
+    }
+
+    /// How many wait; none when the task has ended.
+    pub async fn queues(&self) -> Option<Queues> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Queues { reply }).await.ok()?;
+        answer.await.ok()
     }
 
     /// Returns when the task has ended, which it does while there are handles only by a fault.

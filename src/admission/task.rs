@@ -15,7 +15,8 @@ use super::ledger::{Holder, Ledger, TakeError, Ticket};
 use super::question::{self, Starting};
 use super::queue::{Number, Outcome, StartQueue, Verdict};
 use super::{
-    Allocation, Config, Placed, Refused, Request, Share, SlotBook, StartPermit, books, refusal, rehearse,
+    Allocation, Config, Placed, Queues, Refused, Request, Share, SlotBook, StartPermit, books, refusal,
+    rehearse,
 };
 use crate::failpoint;
 use crate::ids::KernelId;
@@ -85,6 +86,9 @@ pub(super) enum Command {
     },
     Books {
         reply: oneshot::Sender<Vec<SlotBook>>,
+    },
+    Queues {
+        reply: oneshot::Sender<Queues>,
     },
 }
 
@@ -277,6 +281,14 @@ impl<A: Ask> Task<A> {
             }
             Command::Books { reply } => {
                 let _ = reply.send(books::books(self.offer.as_deref(), &self.ledger));
+            }
+            Command::Queues { reply } => {
+                let _ = reply.send(Queues {
+                    placing: self.pending.len() + usize::from(self.placing.is_some()),
+                    waiting: self.starts.waiting().count(),
+                    starting: self.starts.starting().count(),
+                    start_limit: self.starts.limit(),
+                });
             }
         }
     }

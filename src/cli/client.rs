@@ -22,9 +22,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::error::CliError;
 use super::what::Upload;
-use crate::control::api::{CreateBody, ErrorBody, LogsQuery};
+use crate::control::api::{CreateBody, ErrorBody, FilesLine, LogsQuery};
 use crate::control::{socket, stream};
 use crate::ids::{KernelId, KernelRef};
+use crate::kernel::files::Received;
 use crate::kernel::{KernelView, Phase, Progress};
 
 #[cfg(test)]
@@ -153,12 +154,20 @@ impl Agent {
             .map_err(|error| CliError::new(format!("{shown} cannot be read: {error}")))?;
         let pieces = ReaderStream::with_capacity(source, 256 * 1024).map(|piece| piece.map(Frame::data));
         let path = format!("/v1/kernels/{kernel}/files?path={}&mode={}", escaped(&file.name), file.mode);
-        let sent = self.send(Method::PUT, &path, StreamBody::new(pieces).boxed_unsync()).await;
-        let answer = sent.map_err(|error| CliError {
+        let sent = self.send_files(&path, StreamBody::new(pieces).boxed_unsync()).await;
+        sent.map(drop).map_err(|error| CliError {
             message: format!("{shown} could not be uploaded: {}", error.message),
             ..error
-        })?;
-        answer.bytes().await.map(drop)
+        })
+    }
+
+    /// Puts a file or a tree into a kernel.
+    pub(super) async fn send_files(&self, path: &str, body: Body) -> Result<Received, CliError> {
+        match self.lines(Method::PUT, path, body).await?.next().await? {
+            Some(FilesLine::Received(received)) => Ok(received),
+            Some(FilesLine::Failed { error }) => Err(error.into()),
+            None => Err(lost()),
+        }
     }
 
     /// Hands the agent the bytes of a file.
@@ -177,16 +186,17 @@ impl Agent {
         if let Some(lines) = query.tail {
             path += &format!("&tail={lines}");
         }
-        let mut answer = self.send(Method::GET, &path, empty()).await?;
-        let (mut codec, mut buffer) = (stream::ClientCodec::default(), BytesMut::new());
-        let broken = |error: stream::FrameError| CliError::new(format!("the log is malformed: {error}"));
-        while let Some(piece) = answer.piece().await? {
-            buffer.extend_from_slice(&piece);
-            while let Some(frame) = codec.decode(&mut buffer).map_err(broken)? {
-                each(frame)?;
-            }
+        let mut frames = self.frames(&path).await?;
+        while let Some(frame) = frames.next().await? {
+            each(frame)?;
         }
-        codec.decode_eof(&mut buffer).map_err(broken).map(drop)
+        Ok(())
+    }
+
+    /// Asks for an answer of frames. Dropping it hangs up, which cancels what the agent does.
+    pub(super) async fn frames(&self, path: &str) -> Result<Frames, CliError> {
+        let answer = self.send(Method::GET, path, empty()).await?;
+        Ok(Frames { answer, codec: stream::ClientCodec::default(), buffer: BytesMut::new() })
     }
 
     /// Opens the connection of a run: [`stream`].
@@ -297,6 +307,29 @@ impl Lines {
     /// Whether the next value has arrived already.
     pub(super) fn has_more(&self) -> bool {
         self.buffer.contains(&b'\n')
+    }
+}
+
+/// An answer of frames: [`stream`].
+pub(super) struct Frames {
+    answer: Answer,
+    codec: stream::ClientCodec,
+    buffer: BytesMut,
+}
+
+impl Frames {
+    /// The next frame; none at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<stream::ServerFrame>, CliError> {
+        let broken = |error: stream::FrameError| CliError::new(format!("the answer is malformed: {error}"));
+        loop {
+            if let Some(frame) = self.codec.decode(&mut self.buffer).map_err(broken)? {
+                return Ok(Some(frame));
+            }
+            match self.answer.piece().await? {
+                Some(piece) => self.buffer.extend_from_slice(&piece),
+                None => return self.codec.decode_eof(&mut self.buffer).map_err(broken),
+            }
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! `berth exec`: one program in a kernel that is there already.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::CliError;
+use super::media::Media;
 use super::signals::Signals;
 use super::stream;
 use super::what::{Prepared, What};
@@ -37,6 +39,9 @@ pub(super) struct Exec {
     /// Interrupt it after that many seconds; exits 124
     #[arg(long, value_name = "S", value_parser = wishes::seconds)]
     timeout: Option<Duration>,
+    /// Keep pictures, html and the like that the program shows as files in this folder
+    #[arg(long, value_name = "DIR")]
+    save_media: Option<PathBuf>,
 }
 
 impl Exec {
@@ -48,12 +53,13 @@ impl Exec {
     pub(super) async fn run(self, context: &Context) -> Result<u8, CliError> {
         let Prepared { task, uploads } = self.what.prepare()?;
         let request = RunRequest { run: RunId::random(), task, stdin: true, timeout: self.timeout };
+        let media = Media::new(self.save_media, &request.run)?;
         let kernel = context.agent.kernel(&self.kernel).await?.id;
         for file in &uploads {
             context.agent.upload(kernel, file).await?;
         }
         let mut signals = Signals::listen()?;
         let kernel = KernelRef::Id(kernel);
-        stream::run(&context.agent, &kernel, request, &mut signals, away::LEASE).await?.status()
+        stream::run(&context.agent, &kernel, request, media, &mut signals, away::LEASE).await?.status()
     }
 }

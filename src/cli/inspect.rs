@@ -132,6 +132,7 @@ mod tests {
             starting_at_ms: Some(1),
             ready_at_ms: Some(1),
             runner_boot_ms: Some(12.34),
+            silent_ms: None,
             termination: Some(Termination {
                 reason: "self-terminated".to_owned(),
                 exit_code: Some(1),
@@ -152,6 +153,7 @@ mod tests {
             not_enforced: vec!["memory is not limited".to_owned()],
             leased: true,
             work_dir: "/var/lib/berth/scratch/k1/work".into(),
+            mounts: Vec::new(),
             runs: [
                 (RunState::Finished, Some(3), 0, Some(u64::MAX)),
                 (RunState::Finished, Some(-9), 70, Some(u64::MAX)),

@@ -3,7 +3,7 @@
 //! `serve` is the agent; every other command speaks to a running one through the control API and to no
 //! other room. Errors are one line on standard error and a hint; exit codes are in `berth --help`.
 //!
-//! * `what`: what `run` and `exec` run; `wishes`: what `run` and `create` want of a kernel
+//! * `cp`: files in and out; `what`: what `run` and `exec` run; `wishes`: what `run` and `create` want of a kernel
 //! * `client`: HTTP over the agent's socket; `stream`: one run with its input, output and signals
 //! * `private`: the agent that `run` starts for itself; `output`: tables and JSON
 
@@ -18,6 +18,7 @@ mod away;
 mod client;
 mod completions;
 mod config;
+mod cp;
 mod create;
 mod creation;
 mod doctor;
@@ -29,8 +30,10 @@ mod image;
 mod inspect;
 mod interrupt;
 mod layers;
+mod live;
 mod logging;
 mod logs;
+mod media;
 mod output;
 mod pipes;
 mod policy;
@@ -61,6 +64,7 @@ Examples:
   berth serve                         start this node's agent
   berth create --name k1              make a kernel that stays
   berth exec k1 -- python3 --version  run a command in it
+  berth cp data.csv k1:               copy a file into it
   berth slots                         what the node offers, and who holds it
 
 Exit codes:
@@ -69,7 +73,7 @@ Exit codes:
     125  the agent refused or failed
     126  the command could not be executed
     127  the command was not found
-    130  stopped by Ctrl-C
+    130  stopped by Ctrl-C (`cp` too)
   Every other command exits 0 when done and 1 when not; all of them exit 2 on wrong usage.
 
 `berth COMMAND --help` has examples for each command.";
@@ -113,6 +117,7 @@ enum Command {
     Run(run::Run),
     Create(create::Create),
     Exec(exec::Exec),
+    Cp(cp::Cp),
     Ps(ps::Ps),
     Inspect(inspect::Inspect),
     Why(why::Why),
@@ -220,6 +225,7 @@ impl Command {
             match self {
                 Self::Run(command) => command.run(context).await,
                 Self::Exec(command) => command.run(context).await,
+                Self::Cp(command) => command.run(context).await,
                 Self::Create(command) => command.run(context).await.map(|()| 0),
                 Self::Ps(command) => command.run(context).await.map(|()| 0),
                 Self::Inspect(command) => command.run(context).await.map(|()| 0),

@@ -3,7 +3,7 @@
 use super::Context;
 use super::error::CliError;
 use super::output::{Output, age, amount_of, table};
-use crate::kernel::{KernelView, Phase};
+use crate::kernel::KernelView;
 
 /// List kernels
 #[derive(Debug, clap::Args)]
@@ -47,22 +47,10 @@ pub(super) fn state(kernel: &KernelView) -> String {
             Some(code) => format!("ended: {} ({code})", end.reason),
             None => format!("ended: {}", end.reason),
         },
-        None => phase(kernel.phase).to_owned(),
-    }
-}
-
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Requested => "requested",
-        Phase::Placed => "placed",
-        Phase::Waiting => "waiting",
-        Phase::Prepared => "prepared",
-        Phase::Created => "created",
-        Phase::Started => "started",
-        Phase::Running => "running",
-        Phase::Stopping => "stopping",
-        Phase::Collected => "ended",
-        Phase::Gone => "gone",
+        None => match kernel.silent_ms {
+            Some(silent) => format!("{}, silent for {} s", kernel.phase.text(), silent / 1000),
+            None => kernel.phase.text().to_owned(),
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! `berth run`: one program in a fresh kernel, which is gone afterwards.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,6 +10,7 @@ use super::away::{self, Patience};
 use super::client::Agent;
 use super::error::{CliError, say};
 use super::layers::Engine;
+use super::media::Media;
 use super::private::{self, PrivateAgent};
 use super::signals::Signals;
 use super::stream::{self, Ending};
@@ -43,6 +45,7 @@ Examples:
   berth run --cpus 2 --mem 4g train.py    with two cores and 4 GiB of its own
   berth run --wait=60 --cpus 8 job.sh     wait a minute for eight cores
   berth run --mount ./data:/home/work/data:ro script.py
+  berth run --save-media figures plot.py  pictures that it shows become files
 
 Ctrl-C interrupts the program, a second one stops the kernel. The exit code is the program's own;
 125 means that berth could not run it (see `berth --help`). Where no agent answers, a private one
@@ -56,6 +59,9 @@ pub(super) struct Run {
     /// Interrupt it after that many seconds; exits 124
     #[arg(long, value_name = "S", value_parser = wishes::seconds)]
     timeout: Option<Duration>,
+    /// Keep pictures, html and the like that the program shows as files in this folder
+    #[arg(long, value_name = "DIR")]
+    save_media: Option<PathBuf>,
     /// Keep the kernel when the program has ended
     #[arg(long)]
     keep: bool,
@@ -75,6 +81,7 @@ impl Run {
         let Prepared { task, uploads } = self.what.prepare()?;
         let body = self.wishes.into_body(!self.keep)?;
         let request = RunRequest { run: RunId::random(), task, stdin: true, timeout: self.timeout };
+        let media = Media::new(self.save_media, &request.run)?;
 
         let mut signals = Signals::listen()?;
         let found = tokio::select! {
@@ -86,7 +93,7 @@ impl Run {
         // A private agent ends with this command, and its kernels with it: there is nothing to wait for.
         let patience = if private.is_some() { Patience::None } else { away::LEASE };
         let job = Job { agent: &agent, kernel: body.kernel, keep: self.keep, patience };
-        let status = job.run(&body, &uploads, request, &mut signals).await;
+        let status = job.run(&body, &uploads, (request, media), &mut signals).await;
         // Ends the private agent and waits for it, whatever has happened.
         drop(private);
         status
@@ -144,7 +151,7 @@ impl Job<'_> {
         &self,
         body: &CreateBody,
         uploads: &[Upload],
-        request: RunRequest,
+        (request, media): (RunRequest, Media),
         signals: &mut Signals,
     ) -> Result<u8, CliError> {
         let made = tokio::select! {
@@ -155,7 +162,7 @@ impl Job<'_> {
         let (ending, name) = match made {
             Ok(Ok(kernel)) => {
                 let whose = KernelRef::Id(self.kernel);
-                let run = stream::run(self.agent, &whose, request, signals, self.patience).await;
+                let run = stream::run(self.agent, &whose, request, media, signals, self.patience).await;
                 (run, Some(kernel.name))
             }
             Ok(Err(error)) => (Err(error), None),

@@ -53,6 +53,10 @@ fn text(status: &NodeStatus) -> String {
         }
         None => line("engine", "none answers".to_owned()),
     }
+    if let Some(rpc) = &status.rpc {
+        let who = if rpc.encrypted { "the manager's key only" } else { "whoever reaches it" };
+        line("calls", format!("{}, {who}", rpc.endpoint));
+    }
     line("state dir", status.state_dir.display().to_string());
     line("scratch root", status.scratch_root.display().to_string());
     text

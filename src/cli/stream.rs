@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::away::{self, Patience, Wait, over};
 use super::client::{Agent, lost};
 use super::error::{CliError, say};
+use super::media::Media;
 use super::pipes::{READ_MAX, Reader, Target, Writer, start_reader, start_writer};
 use super::signals::{Asked, Signals};
 use crate::control::stream::{
@@ -48,10 +49,11 @@ pub(super) async fn run(
     agent: &Agent,
     kernel: &KernelRef,
     request: RunRequest,
+    media: Media,
     signals: &mut Signals,
     patience: Patience,
 ) -> Result<Ending, CliError> {
-    let talk = Talk::new(request, start_reader()?, start_writer()?);
+    let talk = Talk::new(request, media, start_reader()?, start_writer()?);
     let connect = |again| async move {
         if again && let Some(why) = agent.kernel(kernel).await?.termination {
             // It ended while nobody could tell us.
@@ -82,6 +84,8 @@ struct Talk {
     stdin_left: usize,
     sent: Sent,
     writer: Writer,
+    /// Pictures and the like.
+    media: Media,
     /// Output that came and is not written out yet.
     unwritten: u64,
     /// Console bytes of the run that came or were said to be lost.
@@ -97,7 +101,7 @@ struct Talk {
 }
 
 impl Talk {
-    fn new(request: RunRequest, stdin: Reader, writer: Writer) -> Self {
+    fn new(request: RunRequest, media: Media, stdin: Reader, writer: Writer) -> Self {
         Self {
             stdin_open: request.stdin,
             request,
@@ -106,6 +110,7 @@ impl Talk {
             stdin_left: berth_link::STDIN_WINDOW,
             sent: Sent::default(),
             writer,
+            media,
             unwritten: 0,
             received: 0,
             lost: 0,
@@ -256,8 +261,7 @@ impl Talk {
                     Ok(ServerFrame::Stdout(data)) => self.write(Target::Stdout, data),
                     Ok(ServerFrame::Stderr(data)) => self.write(Target::Stderr, data),
                     Ok(ServerFrame::Media(data)) => {
-                        let (bytes, media) = (data.len(), media_type(&data));
-                        say(&format!("a result of {bytes} bytes cannot be shown here: {media}"));
+                        say(&self.media.take(&data));
                         say_to_agent(ClientFrame::Credit(data.len() as u64));
                     }
                     Ok(ServerFrame::WaitingInput { .. }) => {
@@ -399,11 +403,6 @@ fn broken(error: &FrameError) -> CliError {
             "agent and command are of different versions: compare `berth status` and `berth --version`",
         ),
     }
-}
-
-fn media_type(record: &[u8]) -> String {
-    let record = serde_json::from_slice::<serde_json::Value>(record).unwrap_or_default();
-    record["type"].as_str().unwrap_or("of an unknown type").to_owned()
 }
 
 impl Ending {

@@ -21,17 +21,19 @@ mod mounts;
 mod policy;
 mod reader;
 mod reference;
+mod routing;
 mod shown;
 mod standalone;
 #[cfg(test)]
 mod tests;
 
-pub use agent::AgentSection;
+pub use agent::{AgentSection, RpcAuth};
 pub use container::ContainerSection;
 pub use control::ControlSection;
 pub use kernel_runner::KernelRunnerSection;
 pub use lifecycle::LifecycleSection;
 pub use mounts::MountsSection;
+pub use routing::RoutingSection;
 pub use shown::{Effective, Origin, Remark, Report};
 pub use standalone::StandaloneSection;
 
@@ -54,6 +56,8 @@ pub struct Config {
     pub mounts: MountsSection,
     /// `[policy]`
     pub policy: crate::policy::Config,
+    /// `[routing]`
+    pub routing: RoutingSection,
     /// `[standalone]`
     pub standalone: StandaloneSection,
     /// The file that was read, if any.
@@ -224,6 +228,7 @@ fn inspect_from(
         lifecycle: LifecycleSection::read(&mut reader),
         mounts: MountsSection::read(&mut reader),
         policy: policy::read(&mut reader, overrides.builtin_policies),
+        routing: RoutingSection::read(&mut reader),
         standalone: StandaloneSection::read(&mut reader),
         debug: reader.get("debug.enabled", false),
         file,

@@ -17,8 +17,6 @@ pub(super) const KEYS: &[&str] = &[
     "agent.initial-resource-group-name",
     "agent.scaling-group",
     "agent.scaling-group-type",
-    "agent.rpc-auth-manager-public-key",
-    "agent.rpc-auth-agent-keypair",
     "agent.ipc-base-path",
     "agent.var-base-path",
     "agent.mount-path",

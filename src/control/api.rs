@@ -25,7 +25,11 @@
 //! | `DELETE /v1/kernels/{ref}?force=true` | nothing |
 //! | `POST /v1/kernels/{ref}/interrupt` | nothing |
 //! | `GET /v1/kernels/{ref}/logs?tail=N&follow=true` | frames of [`super::stream`]: stdout, stderr, at worst error |
-//! | `PUT /v1/kernels/{ref}/files?path=P&mode=M` bytes | nothing |
+//! | `GET /v1/kernels/{ref}/files?path=P&most=N` | frames of [`super::stream`]: stdout, the file; stderr, a line of JSON per [`crate::tree::Note`]; at worst error |
+//! | `PUT /v1/kernels/{ref}/files?path=P&mode=M` bytes | a line of JSON: [`FilesLine`] |
+//! | `GET /v1/kernels/{ref}/files/tree?path=P&name=N&most=N` | frames as above: a tar archive |
+//! | `PUT /v1/kernels/{ref}/files/tree?path=P` a tar archive | a line of JSON: [`FilesLine`] |
+//! | `GET /v1/kernels/{ref}/files/list?path=P&most=N` | [`crate::tree::list::Listing`] |
 //! | `POST /v1/kernels/{ref}/runs` | upgrades to [`super::stream`] |
 //! | `GET /v1/events?from=N&follow=true&reader=NAME` | a line of JSON per [`EventLine`] |
 //! | `PUT /v1/events/readers/{name}` [`AcknowledgeBody`] | nothing |
@@ -34,6 +38,7 @@
 //! | `POST /v1/images/pull?image=REF` | a line of JSON per [`ImageLine`]; hanging up cancels |
 //! | `POST /v1/images/import?name=REF&default=true` bytes | the same |
 //! | `DELETE /v1/images?image=REF&force=true` | list of what was removed |
+//! | `GET /metrics` | text for Prometheus, see [`super`] |
 //! | `GET /v1/drain?wait=true` | [`crate::drain::DrainView`] |
 //! | `PUT /v1/drain` [`DrainBody`], `DELETE /v1/drain` | [`crate::drain::DrainView`] |
 //!
@@ -60,6 +65,7 @@ use crate::ids::{KernelId, KernelName, SessionId, SlotName};
 use crate::images;
 use crate::inventory::WithheldView;
 use crate::kernel::KernelError;
+use crate::kernel::files::Received;
 use crate::policy::DecidedBy;
 use crate::route::RouteError;
 use crate::store::StoreError;
@@ -264,14 +270,53 @@ pub struct LogsQuery {
     pub follow: bool,
 }
 
-/// `?path=&mode=`.
+/// `?path=&mode=&most=`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileQuery {
     /// Relative to the kernel's work folder.
     pub path: String,
-    /// Permission bits, decimal.
+    /// Permission bits of a file that is written, decimal.
     #[serde(default = "FileQuery::default_mode")]
     pub mode: u32,
+    /// Bytes that a file that is read may have.
+    #[serde(default)]
+    pub most: Option<u64>,
+}
+
+/// `?path=&name=&most=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeQuery {
+    /// Relative to the kernel's work folder: what is packed, or the folder that is unpacked into.
+    pub path: String,
+    /// What it is called in the archive that is packed; `.`: what is in it. None: its own name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Bytes that the archive may have.
+    #[serde(default)]
+    pub most: Option<u64>,
+}
+
+/// `?path=&most=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderQuery {
+    /// Relative to the kernel's work folder.
+    pub path: String,
+    /// Entries that are listed; 0: only what the path itself is. None: as many as there can be.
+    #[serde(default)]
+    pub most: Option<usize>,
+}
+
+/// What came of files that were sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FilesLine {
+    /// It came to nothing, or not to its end.
+    Failed {
+        /// Why.
+        error: ErrorBody,
+    },
+    /// They are there.
+    Received(Received),
 }
 
 impl FileQuery {
@@ -310,13 +355,13 @@ impl ErrorBody {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.code.as_str() {
-            "not-allowed" | "mount-not-allowed" => StatusCode::FORBIDDEN,
+            "not-allowed" | "mount-not-allowed" | "read-only" | "permission-denied" => StatusCode::FORBIDDEN,
             "busy" | "stopping" | "draining" | "engine-unreachable" | "registry-unreachable" => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             "engine-deadline" => StatusCode::GATEWAY_TIMEOUT,
             "upgrade-required" => StatusCode::UPGRADE_REQUIRED,
-            "no-such-kernel" | "no-such-path" | "no-such-policy" => StatusCode::NOT_FOUND,
+            "no-such-kernel" | "no-such-path" | "no-such-policy" | "no-such-file" => StatusCode::NOT_FOUND,
             "not-a-component"
             | "precompiled"
             | "malformed-module"
@@ -324,6 +369,8 @@ impl ErrorBody {
             | "no-world"
             | "other-interface-version"
             | "does-not-compile"
+            | "compiler-limit"
+            | "compiler-failed"
             | "does-not-instantiate"
             | "describe-failed"
             | "not-granted"
@@ -334,7 +381,8 @@ impl ErrorBody {
             | "unknown-signer"
             | "ambiguous-digest"
             | "which-link" => StatusCode::BAD_REQUEST,
-            "module-too-large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "outside-work-folder" | "link-in-path" | "out-of-reach" => StatusCode::BAD_REQUEST,
+            "module-too-large" | "too-large" => StatusCode::PAYLOAD_TOO_LARGE,
             "builtins-only" | "no-history" | "decisions-differ" | "fixtures-failed" | "builtin-settings"
             | "no-shadow" | "not-set" | "overtaken" => StatusCode::CONFLICT,
             "wrong-method" => StatusCode::METHOD_NOT_ALLOWED,
@@ -390,6 +438,9 @@ mod tests {
             ("mount-source-missing", 400),
             ("engine-unreachable", 503),
             ("no-such-policy", 404),
+            ("no-such-file", 404),
+            ("link-in-path", 400),
+            ("read-only", 403),
             ("no-such-link", 400),
             ("wrong-settings", 400),
             ("module-too-large", 413),

@@ -1,6 +1,5 @@
 //! One function per request of the control API; the table is in [`super::api`].
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +9,15 @@ use axum::extract::{ConnectInfo, Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::codec::Encoder as _;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{CreateBody, ErrorBody, FileQuery, ListQuery, LogsQuery, RemoveQuery, SlotsView, StopBody};
+use super::api::{CreateBody, ErrorBody, ListQuery, LogsQuery, RemoveQuery, SlotsView, StopBody};
 use super::peer::{Caller, Peer};
 use super::stream::{self, ServerCodec, ServerFrame};
 use super::{Shared, mounts, session};
@@ -45,12 +43,13 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/kernels/{kernel}/stop", post(stop))
         .route("/v1/kernels/{kernel}/interrupt", post(interrupt))
         .route("/v1/kernels/{kernel}/logs", get(logs))
-        .route("/v1/kernels/{kernel}/files", put(write_file))
         .route("/v1/kernels/{kernel}/runs", post(run))
+        .merge(super::files::routes())
         .merge(super::events::routes())
         .merge(super::doctor::routes())
         .merge(super::drain::routes())
         .merge(super::images::routes())
+        .merge(super::metrics::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
@@ -211,50 +210,6 @@ async fn logs(
         ServerCodec::default().encode(frame, &mut wire).map(|()| wire.freeze())
     });
     Ok(streamed("application/octet-stream", Body::from_stream(frames)))
-}
-
-/// Writes a file below the kernel's work folder. The kernel stays while it is written, however long.
-async fn write_file(
-    State(agent): Agent,
-    Path(kernel): Path<String>,
-    query: Result<Query<FileQuery>, QueryRejection>,
-    body: Body,
-) -> Answer<StatusCode> {
-    let (kernel, Query(file)) = (parse(&kernel)?, query?);
-    let view = agent.rooms.kernels.get(&kernel)?;
-    let lease = {
-        let _entered = agent.core.enter();
-        agent.rooms.kernels.lease(view.id)
-    };
-    let (pieces, mut queue) = mpsc::channel::<Bytes>(8);
-    let shared = Arc::clone(&agent);
-    let writer = agent.core.spawn_blocking(move || -> Answer<()> {
-        let _lease = lease;
-        let written = |error: std::io::Error| {
-            ErrorBody::new("write-failed", format!("{} could not be written: {error}", file.path))
-        };
-        let mut target = shared.rooms.kernels.create_file(&kernel, &file.path, file.mode & 0o777)?;
-        while let Some(piece) = queue.blocking_recv() {
-            target.write_all(&piece).map_err(written)?;
-        }
-        Ok(())
-    });
-
-    let mut body = body.into_data_stream();
-    let mut cut = None;
-    while let Some(piece) = body.next().await {
-        match piece {
-            // A refusal waits until everything has arrived: a client that is still writing would not see it.
-            Ok(piece) => drop(pieces.send(piece).await),
-            Err(error) => {
-                cut = Some(ErrorBody::new("bad-request", format!("the file did not arrive whole: {error}")));
-                break;
-            }
-        }
-    }
-    drop(pieces);
-    writer.await.map_err(|_| failed())??;
-    cut.map_or(Ok(StatusCode::CREATED), Err)
 }
 
 /// Upgrades to a stream; from then on [`session`] has the connection.

@@ -7,12 +7,14 @@
 //!
 //! * [`socket`]: the socket's file, stale ones, who may reach it; [`peer`]: who connected
 //! * `handlers`: one function per request; `policies`: those that replace policies; `decisions`: the journal,
-//!   `create --dry-run`, and `why` with its sentences; `events`, `drain`, `images`, `doctor`: more of them by
-//!   subject; `session`: one run over an upgraded connection
+//!   `create --dry-run`, and `why` with its sentences; `events`, `files`, `drain`, `images`, `doctor`: more of
+//!   them by subject; `metrics`: what the agent counts, for Prometheus, if wanted over TCP too; `session`: one
+//!   run over an upgraded connection
 //! * [`stream`]: the frames of such a connection, pure; [`mounts`]: what a caller may mount
 
 use std::future::IntoFuture as _;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::NodeStatus;
+use crate::config::ControlSection;
 use crate::drain::Drain;
 use crate::events::Outbox;
 use crate::inventory::Offer;
-use crate::kernel::Kernels;
+use crate::kernel::{Files, Kernels};
 use crate::{admission, policy, route};
 
 pub mod api;
@@ -34,8 +37,10 @@ mod decisions;
 mod doctor;
 mod drain;
 mod events;
+mod files;
 mod handlers;
 mod images;
+mod metrics;
 pub mod mounts;
 pub mod peer;
 mod policies;
@@ -53,6 +58,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 pub struct Rooms {
     /// Kernels.
     pub kernels: Kernels,
+    /// Their files.
+    pub files: Files,
     /// Runs.
     pub route: route::Handle,
     /// Policies.
@@ -108,6 +115,14 @@ pub enum ControlError {
         /// The group.
         group: String,
     },
+    /// `[control] metrics-listen` cannot be had.
+    #[error("metrics cannot be served at {address}: {error} ([control] metrics-listen)")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        error: io::Error,
+    },
     /// The system refused.
     #[error("the control socket {} cannot be used: {what}: {error}", path.display())]
     Socket {
@@ -138,6 +153,7 @@ impl ControlError {
                 )
             }
             Self::NoSuchGroup { .. } => "make the group, or give its number".to_owned(),
+            Self::Metrics { .. } => "name another port, or leave it out".to_owned(),
             Self::Socket { .. } => "choose a place you can write to with --socket".to_owned(),
         }
     }
@@ -167,17 +183,18 @@ struct Shared {
     cancel: CancellationToken,
 }
 
-/// Binds the socket and starts the thread. Must be called on the agent's runtime.
+/// Binds the socket and, where one is wanted, the port for metrics, and starts the thread. Must be called on the
+/// agent's runtime.
 ///
 /// # Errors
-/// When the socket cannot be had; nothing of another agent's is touched then.
+/// When the socket or the port cannot be had; nothing of another agent's is touched then.
 pub fn start(
-    socket: &Path,
-    group: Option<String>,
+    section: &ControlSection,
     rooms: Rooms,
     mounts_allow: Vec<PathBuf>,
 ) -> Result<Control, ControlError> {
-    let group = group.as_deref().map(socket::find_group).transpose()?;
+    let socket = &*section.socket;
+    let group = section.group.as_deref().map(socket::find_group).transpose()?;
     let socket::Bound { listener, file } = socket::bind(socket, group)?;
     let failed = |what| move |error| ControlError::Socket { path: socket.to_owned(), what, error };
 
@@ -189,6 +206,11 @@ pub fn start(
         let _entered = runtime.enter();
         tokio::net::UnixListener::from_std(listener).map_err(failed("it could not be listened on"))?
     };
+    let metrics = section.metrics_listen.map(|address| {
+        let _entered = runtime.enter();
+        metrics::bind(address).map_err(|error| ControlError::Metrics { address, error })
+    });
+    let metrics = metrics.transpose()?.map(|listener| (listener, rooms.clone()));
 
     let (cancel, sessions) = (CancellationToken::new(), TaskTracker::new());
     let shared = Arc::new(Shared {
@@ -207,6 +229,9 @@ pub fn start(
         .name("admin".to_owned())
         .spawn(move || {
             let _alive = alive;
+            if let Some((listener, rooms)) = metrics {
+                runtime.spawn(metrics::serve(listener, rooms, stopping.clone()));
+            }
             runtime.block_on(listen(listener, app, stopping));
             runtime.shutdown_timeout(Duration::ZERO);
         })

@@ -157,6 +157,7 @@ where
             output = run.output.recv(), if credit.left() > 0 => match output {
                 Some(Output::Ended(end)) => return Some(ServerFrame::Exit(end)),
                 Some(Output::Started) => writer.send(started_by(&run)).await.ok()?,
+                Some(Output::StepEnded { .. }) => {}
                 Some(Output::StdinCredit(bytes)) => {
                     stdin_left = stdin_left.saturating_add(bytes);
                     writer.send(ServerFrame::StdinCredit(bytes)).await.ok()?;
@@ -205,8 +206,8 @@ fn cut(output: Output, credit: &mut Credit) -> (ServerFrame, Option<Output>) {
         (now, Some(data).filter(|rest| !rest.is_empty()))
     };
     match output {
-        // Who began it is known to the caller only.
-        Output::Started => (ServerFrame::Started { incarnation: None }, None),
+        // Who began it, and what a step of a batch returned, is for the caller only.
+        Output::Started | Output::StepEnded { .. } => (ServerFrame::Started { incarnation: None }, None),
         Output::Stdout(data) => {
             let (now, rest) = split(data, credit);
             (ServerFrame::Stdout(now), rest.map(Output::Stdout))
@@ -215,11 +216,14 @@ fn cut(output: Output, credit: &mut Credit) -> (ServerFrame, Option<Output>) {
             let (now, rest) = split(data, credit);
             (ServerFrame::Stderr(now), rest.map(Output::Stderr))
         }
+        Output::Log(data) => cut(Output::Stderr(data), credit),
         Output::Media(data) => {
             credit.spend(data.len());
             (ServerFrame::Media(data), None)
         }
-        Output::WaitingInput { is_password } => (ServerFrame::WaitingInput { is_password }, None),
+        Output::WaitingInput { is_password } => {
+            (ServerFrame::WaitingInput { is_password: is_password.unwrap_or(false) }, None)
+        }
         Output::StdinCredit(bytes) => (ServerFrame::StdinCredit(bytes), None),
         Output::Lost(bytes) => (ServerFrame::Lost(bytes), None),
         Output::Ended(end) => (ServerFrame::Exit(end), None),

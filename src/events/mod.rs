@@ -241,6 +241,13 @@ impl Outbox {
         })
     }
 
+    /// How many events are retained, and the number of the newest (0: none was ever written).
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let stream = lock(&self.stream);
+        (stream.events.len() as u64, stream.events.back().map_or(0, |event| event.seq))
+    }
+
     /// Where the reader of that name goes on; none when it has never acknowledged anything.
     #[must_use]
     pub fn cursor(&self, name: &str) -> Option<u64> {

@@ -223,7 +223,10 @@ impl Actor {
         match report {
             Report::Answered(status) => {
                 failpoint::reach("answered");
-                self.view.send_if_modified(|view| runs::told(&mut view.runs, &status, now_ms()));
+                self.view.send_if_modified(|view| {
+                    let heard = view.silent_ms.take().is_some();
+                    runs::told(&mut view.runs, &status, now_ms()) || heard
+                });
                 if !std::mem::replace(&mut self.answered, true) {
                     self.view.send_modify(|view| {
                         view.ready_at_ms.get_or_insert_with(now_ms);
@@ -240,6 +243,8 @@ impl Actor {
             }
             Report::Silent(duration) => {
                 warn!(kernel = %self.request.kernel, ?duration, "the runner does not answer");
+                let silent = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+                self.view.send_modify(|view| view.silent_ms = Some(silent));
                 None
             }
             Report::RunEnded { run, end } => {
@@ -310,6 +315,7 @@ impl Actor {
                     view.container_name = Some(spec.name.clone());
                     view.cpuset.clone_from(&spec.cpuset);
                     view.memory_limit = spec.memory_limit;
+                    view.mounts.clone_from(&spec.mounts);
                 });
                 self.spec = Some(*spec);
             }

@@ -14,6 +14,7 @@ use crate::ids::{ContainerId, KernelId, KernelName, SessionId, SlotName};
 use crate::policy::DecidedBy;
 
 mod actor;
+pub mod files;
 pub mod plan;
 pub mod reconcile;
 mod record;
@@ -24,6 +25,7 @@ mod shared;
 mod state;
 mod steps;
 
+pub use files::Files;
 pub use record::KernelRecord;
 pub use registry::Kernels;
 pub use rehearsal::{EditBy, Rehearsal};
@@ -81,6 +83,39 @@ pub enum Phase {
     Gone,
 }
 
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: [Self; 10] = [
+        Self::Requested,
+        Self::Placed,
+        Self::Waiting,
+        Self::Prepared,
+        Self::Created,
+        Self::Started,
+        Self::Running,
+        Self::Stopping,
+        Self::Collected,
+        Self::Gone,
+    ];
+
+    /// One word, for people and as a label of metrics.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Placed => "placed",
+            Self::Waiting => "waiting",
+            Self::Prepared => "prepared",
+            Self::Created => "created",
+            Self::Started => "started",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Collected => "ended",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 /// How a kernel ended: the first reason wins (contracts: kernel §5.2).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Termination {
@@ -130,6 +165,9 @@ pub struct KernelView {
     pub ready_at_ms: Option<u64>,
     /// Runner boot in milliseconds, from its `main` to its first reply.
     pub runner_boot_ms: Option<f64>,
+    /// For how many milliseconds its runner has not answered, when it is asked and says nothing.
+    #[serde(default)]
+    pub silent_ms: Option<u64>,
     /// How it ended.
     pub termination: Option<Termination>,
     /// Who decided what about it, in order.
@@ -140,6 +178,9 @@ pub struct KernelView {
     pub leased: bool,
     /// Its work folder on this host.
     pub work_dir: PathBuf,
+    /// What is mounted into its container, once that is planned.
+    #[serde(default)]
+    pub mounts: Vec<MountSpec>,
     /// Its last runs, oldest first.
     #[serde(default)]
     pub runs: Vec<RunView>,

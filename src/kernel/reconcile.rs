@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::actor::Command;
 use super::record::KernelRecord;
@@ -17,6 +17,7 @@ use super::{KernelError, Phase};
 use crate::engine::{ContainerState, ContainerView, EngineEvent};
 use crate::failpoint;
 use crate::ids::{ContainerId, KernelId};
+use crate::route::Notice;
 use crate::scratch::{Scratch, ScratchError};
 
 mod look;
@@ -150,6 +151,11 @@ async fn on_event(kernels: &Kernels, event: EngineEvent) -> bool {
         }
         EngineEvent::OutOfMemory { kernel, .. } => {
             warn!(%kernel, "a process of the kernel was killed for memory");
+            // So that the kernel's own log says it too (contracts: kernel §1.3, `event`).
+            let told = kernels.inner.shared.route.notify(kernel, Notice::OutOfMemory).await;
+            if let Err(error) = told {
+                debug!(%kernel, %error, "the runner could not be told");
+            }
             false
         }
         EngineEvent::Resync => true,

@@ -17,7 +17,6 @@ use crate::engine::{
     ContainerState, ContainerView, EngineError, ImageView, LogChunk, LogOptions, SharedEngine,
 };
 use crate::ids::{KernelId, KernelName, KernelRef};
-use crate::scratch::beneath;
 
 /// A clonable way to all kernels.
 #[derive(Debug, Clone)]
@@ -89,11 +88,13 @@ impl Kernels {
             starting_at_ms: None,
             ready_at_ms: None,
             runner_boot_ms: None,
+            silent_ms: None,
             termination: None,
             decisions: Vec::new(),
             not_enforced: self.inner.shared.engine_info.not_enforced.clone(),
             leased: request.leased,
             work_dir: self.inner.shared.scratch.folders(request.kernel).work,
+            mounts: Vec::new(),
             runs: Vec::new(),
         };
         if let Err(error) = self.launch(request, view, Origin::Created(progress.clone())) {
@@ -110,7 +111,11 @@ impl Kernels {
         share: Option<Share>,
         container: Option<ContainerState>,
     ) {
-        let (request, view) = (record.request.clone(), record.view.clone());
+        let (request, mut view) = (record.request.clone(), record.view.clone());
+        if view.mounts.is_empty() {
+            // Made by a berth that did not write them down.
+            view.mounts.clone_from(&request.mounts);
+        }
         let origin = Origin::Recovered { record: Box::new(record), share, container };
         if let Err(error) = self.launch(request, view, origin) {
             error!(code = error.code, "a recovered kernel could not be taken up: {}", error.message);
@@ -277,24 +282,6 @@ impl Kernels {
     pub fn lease(&self, kernel: KernelId) -> Lease {
         let leases = self.entries().get(&kernel).map(|entry| entry.leases.clone());
         Lease::hold(leases)
-    }
-
-    /// A file to write below the kernel's work folder: opened beneath the folder's fd (invariant 11), owned
-    /// by the kernel's user. `path` is relative; parents are made. Blocks on the file system.
-    ///
-    /// # Errors
-    /// `no-such-kernel`, `not-running`, `outside-work-folder`, or the system's refusal.
-    pub fn create_file(
-        &self,
-        which: &KernelRef,
-        path: &str,
-        mode: u32,
-    ) -> Result<std::fs::File, KernelError> {
-        let (view, _) = self.find(which)?;
-        if view.phase != Phase::Running {
-            return Err(KernelError::new("not-running", format!("kernel {} is not running", view.name)));
-        }
-        Ok(beneath::create_file(&view.work_dir, path, mode, view.runs_as)?)
     }
 
     /// Tells a kernel's actor something without waiting for an answer; a full queue is tried again by the

@@ -139,8 +139,6 @@ impl From<ImageError> for KernelError {
 impl From<ScratchError> for KernelError {
     fn from(error: ScratchError) -> Self {
         match error {
-            ScratchError::Outside(_) => Self::new("outside-work-folder", error.to_string())
-                .hint("name a path relative to the work folder, without .. and links"),
             ScratchError::Root { ref remedy, .. } => {
                 Self::new("scratch-root", error.to_string()).hint(remedy.clone())
             }
@@ -191,8 +189,12 @@ impl From<route::RouteError> for KernelError {
             RouteError::RunForgotten(_) => {
                 ("run-forgotten", Some("make the kernel anew, then its runs survive the agent"))
             }
+            RouteError::RunUnknown(_) => ("run-unknown", None),
+            RouteError::NeverBegun { .. } => ("run-never-begun", Some("run it again")),
+            RouteError::Restarted(_) => ("runner-restarted", Some("ask again")),
             RouteError::Busy => ("busy", None),
             RouteError::Bind { .. } | RouteError::Start { .. } => ("link-failed", None),
+            RouteError::Door { .. } => ("door-failed", Some("name another address by [routing] rpc-listen")),
             RouteError::Closed => ("stopping", Some("the agent is ending; start it again")),
         };
         Self { code: code.to_owned(), message: error.to_string(), hint: hint.map(str::to_owned) }

@@ -19,7 +19,7 @@ use crate::ids::{ContainerId, KernelId, KernelName};
 use crate::images;
 use crate::inventory::Offer;
 use crate::policy::{DecidedBy, Purpose};
-use crate::route::{Attach, Report};
+use crate::route::{Attach, LinkAt, Report};
 use crate::scratch::{ScratchError, files};
 
 /// What a step made.
@@ -225,8 +225,8 @@ pub async fn attach(
     kernel: KernelId,
     reports: tokio::sync::mpsc::Sender<Report>,
 ) -> Result<(), KernelError> {
-    let link_dir = shared.scratch.folders(kernel).link;
-    Ok(shared.route.attach(Attach { kernel, link_dir, reports }).await?)
+    let at = LinkAt::Directory(shared.scratch.folders(kernel).link);
+    Ok(shared.route.attach(Attach { kernel, at, reports }).await?)
 }
 
 /// Makes the container.

@@ -22,6 +22,8 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::compile::problem_of;
+use super::error::Problem;
 use crate::ids::Digest;
 
 /// Bytes that all entries take together.
@@ -75,56 +77,64 @@ impl Cache {
         Ok(Self { dir: dir.to_owned(), secret: Secret(secret), limit: LIMIT })
     }
 
+    /// Where the entries lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// What was compiled of the module with that digest before, if anything.
-    pub fn get(&self, engine: &Engine, module: Digest) -> Option<Component> {
+    ///
+    /// # Errors
+    /// When it needs more than a call may use here.
+    pub fn get(&self, engine: &Engine, module: Digest) -> Result<Option<Component>, Problem> {
         let path = self.path(engine, module);
         let entry = match read_private(&path, self.limit) {
             Ok(entry) => entry,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "compiled code is not used and made again");
-                return None;
+                return Ok(None);
             }
         };
-        let loaded = self.open_entry(engine, module, &entry);
-        match loaded {
+        match self.open_entry(engine, module, &entry) {
             Ok(component) => {
                 // Used now; an entry whose time cannot be set is only removed sooner.
                 let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-                Some(component)
+                Ok(Some(component))
             }
+            Err(problem @ Problem::DoesNotFit(_)) => Err(problem),
             Err(problem) => {
                 tracing::warn!(path = %path.display(), "compiled code is not used and made again: {problem}");
-                None
+                Ok(None)
             }
         }
     }
 
     #[expect(unsafe_code, reason = "loading compiled code; see SAFETY")]
     #[expect(clippy::disallowed_methods, reason = "this is the cache")]
-    fn open_entry(&self, engine: &Engine, module: Digest, entry: &[u8]) -> Result<Component, String> {
+    fn open_entry(&self, engine: &Engine, module: Digest, entry: &[u8]) -> Result<Component, Problem> {
+        let damaged = |how: &str| Problem::Read(how.to_owned());
         let sealed = entry.strip_prefix(&MAGIC[..]).and_then(|rest| rest.split_at_checked(SEAL_BYTES));
-        let (seal, code) = sealed.ok_or("it is cut short")?;
+        let (seal, code) = sealed.ok_or_else(|| damaged("it is cut short"))?;
         if *seal != self.seal(engine, module, code) {
-            return Err("it is not what this node has written".to_owned());
+            return Err(damaged("it is not what this node has written"));
         }
         // SAFETY: `deserialize` asks for bytes that `Component::serialize` made and nobody has changed. The seal says
         // that: it is a hash over these very bytes, which were read into memory once, and over a secret that only
         // this user can read; `put` makes it over what `serialize` returned, and nothing else is ever sealed.
         let loaded = unsafe { Component::deserialize(engine, code) };
-        loaded.map_err(|error| format!("{error:#}"))
+        loaded.map_err(|error| problem_of(&error))
     }
 
-    /// Keeps what was compiled. That it cannot be kept is no more than a slower start next time.
-    pub fn put(&self, engine: &Engine, module: Digest, component: &Component) {
-        let kept = component
-            .serialize()
-            .map_err(|error| io::Error::other(format!("{error:#}")))
-            .and_then(|code| self.write(engine, module, &code));
-        if let Err(error) = kept {
-            tracing::warn!(%error, dir = %self.dir.display(), "compiled code could not be kept");
-        }
+    /// Keeps what was compiled.
+    ///
+    /// # Errors
+    /// Why it cannot be kept, which is no more than a slower start next time.
+    pub fn put(&self, engine: &Engine, module: Digest, component: &Component) -> io::Result<()> {
+        let code = component.serialize().map_err(|error| io::Error::other(format!("{error:#}")))?;
+        let written = self.write(engine, module, &code);
         self.remove_oldest();
+        written
     }
 
     fn write(&self, engine: &Engine, module: Digest, code: &[u8]) -> io::Result<()> {
@@ -219,7 +229,7 @@ fn new_secret(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-    use super::super::{Config, WorldKind, host, shipped};
+    use super::super::{Config, Workshop, WorldKind, host, shipped};
     use super::*;
 
     struct Kept {
@@ -231,7 +241,7 @@ mod tests {
 
     impl Kept {
         fn new() -> Self {
-            let engine = host::sandbox(&Config::default(), 1).unwrap().engine;
+            let engine = host::sandbox(&Config::default(), 1, &Workshop::IN_MEMORY).unwrap().engine;
             let bytes = shipped::module(WorldKind::SlotReporter);
             let component = Component::from_binary(&engine, bytes).unwrap();
             Self { dir: tempfile::tempdir().unwrap(), engine, component, module: Digest::of(bytes) }
@@ -243,7 +253,7 @@ mod tests {
 
         /// Whether what is in the file is used.
         fn is_used(&self) -> bool {
-            self.cache().get(&self.engine, self.module).is_some()
+            self.cache().get(&self.engine, self.module).unwrap().is_some()
         }
 
         fn entry(&self) -> PathBuf {
@@ -255,18 +265,18 @@ mod tests {
     fn what_was_compiled_is_found_again_and_is_private() {
         let kept = Kept::new();
         assert!(!kept.is_used());
-        kept.cache().put(&kept.engine, kept.module, &kept.component);
+        kept.cache().put(&kept.engine, kept.module, &kept.component).unwrap();
         assert!(kept.is_used());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let dir = kept.entry().parent().unwrap().to_owned();
         assert_eq!((mode(&dir), mode(&kept.entry()), mode(&dir.join(SECRET))), (0o700, 0o600, 0o600));
-        assert!(kept.cache().get(&kept.engine, Digest::of(b"another")).is_none());
+        assert!(kept.cache().get(&kept.engine, Digest::of(b"another")).unwrap().is_none());
     }
 
     #[test]
     fn a_damaged_or_foreign_entry_is_never_loaded() {
         let kept = Kept::new();
-        kept.cache().put(&kept.engine, kept.module, &kept.component);
+        kept.cache().put(&kept.engine, kept.module, &kept.component).unwrap();
         let whole = fs::read(kept.entry()).unwrap();
         let write = |bytes: &[u8]| fs::write(kept.entry(), bytes).unwrap();
         // Cut short, empty, and one bit changed: in the magic, in the seal, in the code.
@@ -286,7 +296,7 @@ mod tests {
         // Another module's code under this one's name.
         let other = kept.cache().path(&kept.engine, Digest::of(b"another"));
         fs::copy(kept.entry(), &other).unwrap();
-        assert!(kept.cache().get(&kept.engine, Digest::of(b"another")).is_none());
+        assert!(kept.cache().get(&kept.engine, Digest::of(b"another")).unwrap().is_none());
         // Somebody else could have written it; it is a link.
         fs::set_permissions(kept.entry(), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(!kept.is_used());
@@ -300,7 +310,7 @@ mod tests {
     #[test]
     fn what_another_node_has_sealed_counts_for_nothing() {
         let kept = Kept::new();
-        kept.cache().put(&kept.engine, kept.module, &kept.component);
+        kept.cache().put(&kept.engine, kept.module, &kept.component).unwrap();
         fs::remove_file(kept.entry().with_file_name(SECRET)).unwrap();
         assert!(!kept.is_used());
         let dir = kept.dir.path().join("policy-cache");
@@ -314,11 +324,11 @@ mod tests {
         let mut cache = kept.cache();
         let names = ["a", "b", "c"].map(|name| Digest::of(name.as_bytes()));
         for (seconds, name) in (0..).zip(names) {
-            cache.put(&kept.engine, name, &kept.component);
+            cache.put(&kept.engine, name, &kept.component).unwrap();
             let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
             File::open(cache.path(&kept.engine, name)).unwrap().set_modified(at).unwrap();
         }
-        assert!(cache.get(&kept.engine, names[0]).is_some(), "that makes it the newest");
+        assert!(cache.get(&kept.engine, names[0]).unwrap().is_some(), "that makes it the newest");
         let one = fs::metadata(cache.path(&kept.engine, names[0])).unwrap().len();
         cache.limit = 2 * one;
         cache.remove_oldest();

@@ -66,6 +66,10 @@ pub struct Config {
     pub bytes_in: usize,
     /// Bytes that a policy may answer.
     pub bytes_out: usize,
+    /// Seconds that compiling a module may take.
+    pub compile_sec: u64,
+    /// Bytes of memory that it may take.
+    pub compile_memory_bytes: u64,
     /// Bytes that the journal of decisions takes on disk.
     pub journal_bytes: u64,
     /// Decisions of the journal that a policy decides again before it is activated; 0: none.
@@ -101,6 +105,8 @@ impl Default for Config {
             memory_bytes: 32 << 20,
             bytes_in: 4 << 20,
             bytes_out: 1 << 20,
+            compile_sec: 120,
+            compile_memory_bytes: 2 << 30,
             journal_bytes: 64 << 20,
             replay_last: 256,
             replay_sec: 10,
@@ -201,6 +207,8 @@ impl Config {
                 budgets(&format!("{world}."), policy.deadline_ms, own);
             }
         }
+        within("compile-sec", self.compile_sec, 1, 3_600);
+        within("compile-memory-bytes", self.compile_memory_bytes, 4 << 20, 1 << 40);
         within("journal-bytes", self.journal_bytes, 1 << 20, 1 << 40);
         within("replay-last", self.replay_last, 0, 100_000);
         within("replay-sec", self.replay_sec, 1, 600);

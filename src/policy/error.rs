@@ -82,6 +82,24 @@ pub enum Problem {
     /// It does not compile.
     #[error("it does not compile: {0}")]
     Compile(String),
+    /// Its compilation was ended.
+    #[error(
+        "the compiler needed more than {what}: build it smaller (strip it, opt-level \"s\"), or raise {key} in [policy]"
+    )]
+    CompilerLimit {
+        /// How much of what.
+        what: String,
+        /// The key that bounds it.
+        key: &'static str,
+    },
+    /// The compiler failed on it.
+    #[error("the compiler failed on it ({how}{}): build it otherwise, and report this", if last_words.is_empty() { String::new() } else { format!("; its last words: {last_words}") })]
+    CompilerFailed {
+        /// How its process ended.
+        how: String,
+        /// What it said last.
+        last_words: String,
+    },
     /// Its types do not fit, or it fails while it starts.
     #[error("it cannot be instantiated: {0}")]
     Instantiate(String),
@@ -173,6 +191,8 @@ impl Problem {
             Self::OtherWorld { .. } => "wrong-world",
             Self::NotShipped(_) => "not-shipped",
             Self::Compile(_) => "does-not-compile",
+            Self::CompilerLimit { .. } => "compiler-limit",
+            Self::CompilerFailed { .. } => "compiler-failed",
             Self::Instantiate(_) => "does-not-instantiate",
             Self::About { .. } => "describe-failed",
             Self::BadManifest(_) => "bad-manifest",

@@ -1,6 +1,5 @@
 //! The host behind the handle: the slots, the threads, and one ask from the caller's side.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,8 +8,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::bindings::types;
-use super::cache::Cache;
 use super::clock::thread_cpu;
+use super::compile::{Compiler, Limits, Workshop};
 use super::config::{Budgets, Config, Source};
 use super::error::{PolicyError, Problem};
 use super::guest::{Asked, Terms};
@@ -23,6 +22,7 @@ use super::replay::Bench;
 use super::sandbox::{Sandbox, clean};
 use super::shelf::Shelf;
 use super::slot::{BUILTIN, Line, Loader, Slot};
+use super::tally::Who;
 use super::zone::Zone;
 use super::{
     Decided, DecidedBy, Fault, Kept, PolicyFault, PolicyView, Purpose, Refusal, Rung, WORLDS, WorldKind,
@@ -91,15 +91,13 @@ impl Host {
         }
         let builtin_only =
             WORLDS.iter().all(|world| config.chain(*world).iter().all(|p| p.source == Source::Builtin));
+        let workshop = kept.map_or(&Workshop::IN_MEMORY, |kept| &kept.workshop);
         let (sandbox, trouble) = match builtin_only {
             true => (None, None),
             // Beside the threads one that loads, at the start and later for `swap`, and one that decides again for
             // replay and shadows: one at a time each.
-            false => match sandbox(config, config.threads + 2) {
-                Ok(mut sandbox) => {
-                    sandbox.cache = kept.and_then(|kept| open_cache(&kept.cache));
-                    (Some(Arc::new(sandbox)), None)
-                }
+            false => match sandbox(config, config.threads + 2, workshop) {
+                Ok(sandbox) => (Some(Arc::new(sandbox)), None),
                 Err(problem) => (None, Some(problem)),
             },
         };
@@ -158,6 +156,8 @@ impl Host {
             ("memory-bytes", config.memory_bytes != started.memory_bytes),
             ("bytes-in", config.bytes_in != started.bytes_in),
             ("bytes-out", config.bytes_out != started.bytes_out),
+            ("compile-sec", config.compile_sec != started.compile_sec),
+            ("compile-memory-bytes", config.compile_memory_bytes != started.compile_memory_bytes),
             ("journal-bytes", config.journal_bytes != started.journal_bytes),
             ("trust", config.trust != started.trust),
         ];
@@ -226,7 +226,11 @@ impl Host {
 
     /// The built-in's answer at once, on this thread; in nobody's record.
     pub fn builtin<D: Asked>(&self, link: usize, question: D::Question) -> Decided<D::Answer> {
-        let line = self.chain(D::WORLD).nth(link).map(Slot::line);
+        let slot = self.chain(D::WORLD).nth(link);
+        if let Some(slot) = slot {
+            slot.tallies.answered(Rung::Builtin);
+        }
+        let line = slot.map(Slot::line);
         let climb = self.climb::<D>(line.as_deref(), question);
         let outcome = climb.twin(Vec::new());
         self.finish::<D>(None, link, &climb, outcome, Purpose::Real)
@@ -274,7 +278,10 @@ impl Host {
         });
         if let Some(step) = step {
             step.policy.record.overruled();
-            self.failed::<D>(&step, &fault, true, Instant::now());
+            if let Some(slot) = slot {
+                slot.tallies.overruled(Who::from(&*step.policy));
+            }
+            self.failed::<D>(slot, &step, &fault, true, Instant::now());
         }
         let line = slot.map(Slot::line);
         let climb = self.climb::<D>(line.as_deref(), question);
@@ -355,8 +362,18 @@ impl Host {
     }
 
     /// A call came to nothing.
-    fn failed<D: Asked>(&self, step: &Step, fault: &PolicyFault, blame: bool, now: Instant) {
+    fn failed<D: Asked>(
+        &self,
+        slot: Option<&Slot>,
+        step: &Step,
+        fault: &PolicyFault,
+        blame: bool,
+        now: Instant,
+    ) {
         let demoted = step.policy.record.failed(fault, blame, now);
+        if let Some(slot) = slot.filter(|_| demoted) {
+            slot.tallies.demoted(Who::from(&*step.policy));
+        }
         report::<D>(fault, demoted);
         if blame {
             self.failures.send_modify(|count| *count += 1);
@@ -384,20 +401,31 @@ impl Host {
                 attempt.fault.as_ref().map_or(answered, |fault| End::Failed(fault.fault)),
                 attempt.micros,
             );
+            if let Some(slot) = slot {
+                let who = Who::from(&*attempt.step.policy);
+                match &attempt.fault {
+                    Some(_) if attempt.step.demoted.is_some() => slot.tallies.passed_over(who),
+                    Some(fault) => slot.tallies.asked(who, End::Failed(fault.fault), attempt.micros),
+                    None => slot.tallies.asked(who, answered, attempt.micros),
+                }
+            }
             match attempt.fault {
                 None => by = Some(attempt.step),
                 Some(fault) => {
                     if attempt.step.demoted.is_none() {
-                        self.failed::<D>(&attempt.step, &fault, attempt.blame, now);
+                        self.failed::<D>(slot, &attempt.step, &fault, attempt.blame, now);
                     }
                     faults.push(fault);
                 }
             }
         }
-        if let Some(slot) = slot
-            && asked_none
-        {
-            slot.builtin.asked(answered, twin_micros);
+        let rung = by.as_ref().map_or(Rung::Builtin, |step| step.rung);
+        if let Some(slot) = slot {
+            slot.tallies.answered(rung);
+            if asked_none {
+                slot.builtin.asked(answered, twin_micros);
+                slot.tallies.asked(Who::BUILTIN, answered, twin_micros);
+            }
         }
         let (answer, note) = match answer {
             Ok((answer, note)) => (Ok(answer), note.map(|note| clean(&note, 1 << 10))),
@@ -413,7 +441,7 @@ impl Host {
             policy,
             version,
             digest: by.as_ref().map(|step| step.policy.digest),
-            rung: by.as_ref().map_or(Rung::Builtin, |step| step.rung),
+            rung,
             faults,
             micros: u64::try_from(climb.deadlines.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             note,
@@ -460,18 +488,10 @@ fn telling<D: Asked>(
     Telling { only_changes: D::ONLY_CHANGES, record: Box::new(record) }
 }
 
-/// Without one everything is compiled each time.
-fn open_cache(dir: &Path) -> Option<Cache> {
-    Cache::open(dir)
-        .inspect_err(
-            |error| tracing::warn!(%error, "compiled policies are not kept: each start compiles them"),
-        )
-        .ok()
-}
-
-pub(super) fn sandbox(config: &Config, calls: usize) -> Result<Sandbox, Problem> {
+pub(super) fn sandbox(config: &Config, calls: usize, workshop: &Workshop) -> Result<Sandbox, Problem> {
+    let compiler = Compiler::open(workshop, Limits::of(config));
     let mut sandbox =
-        Sandbox::new(config.budgets(), config.most_memory(), calls).map_err(Problem::Sandbox)?;
+        Sandbox::new(config.budgets(), config.most_memory(), calls, compiler).map_err(Problem::Sandbox)?;
     sandbox.trust = config.trust.clone();
     Ok(sandbox)
 }

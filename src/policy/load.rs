@@ -7,8 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::Component;
-
 use super::bindings::types;
 use super::config::{Budgets, PolicyConfig, Source};
 use super::error::Problem;
@@ -105,24 +103,7 @@ pub(super) fn module(sandbox: &Sandbox, bytes: &[u8]) -> Result<Module, Problem>
     let world = header::read(bytes)?;
     let manifest = manifest::read(bytes)?;
     at.next(stage::Stage::Compiling);
-    let compile = |e: wasmtime::Error| {
-        let message = clean(&format!("{e:#}"), 1 << 10);
-        // wasmtime has no type for it; a test holds the text.
-        match message.contains("pooling allocator") || message.contains("exceeds the limit of") {
-            true => Problem::DoesNotFit(message),
-            false => Problem::Compile(message),
-        }
-    };
-    let component = match sandbox.cache.as_ref().and_then(|cache| cache.get(&sandbox.engine, digest)) {
-        Some(component) => component,
-        None => {
-            let component = Component::from_binary(&sandbox.engine, bytes).map_err(compile)?;
-            if let Some(cache) = &sandbox.cache {
-                cache.put(&sandbox.engine, digest, &component);
-            }
-            component
-        }
-    };
+    let component = sandbox.compiler.component(&sandbox.engine, digest, bytes)?;
     let link = |e: wasmtime::Error| Problem::Instantiate(clean(&format!("{e:#}"), 1 << 10));
     let pre =
         sandbox.linker.instantiate_pre(&component).and_then(|pre| Pre::new(world, pre)).map_err(link)?;

@@ -9,12 +9,12 @@
 //!  Handle::ask ──queue──> ladder: active, last good, twin   ticks while a call is in flight
 //!       ^─────oneshot──── (sandbox: a fresh instance a call)
 //! ```
-//! Files in reading order: `config`, `trust` (who vouches for a module), `header`, `manifest`, `cache` and
-//! `load` (bytes to a policy; `stage` is how far that is), `sandbox` (wasmtime and the budgets), `guest` (typed calls),
+//! Files in reading order: `config`, `trust` (who vouches for a module), `header`, `manifest`, `compile`, `cache`
+//! and `load` (bytes to a policy; `stage` is how far that is), `sandbox` (wasmtime and the budgets), `guest` (typed calls),
 //! `ladder` (one decision), `slot` (who is asked: one pointer each), `host` (one ask; `zone` is the node's time),
-//! `record` (what is remembered of a module), `journal` (what was decided), `replay` (decided again), `swap` (push,
+//! `record` (what is remembered of a module), `tally` (the same of a slot, for metrics), `journal` (what was decided), `replay` (decided again), `swap` (push,
 //! activate, roll back while kernels run) with `probation`, `shadow`, and `rows` and `shelf` (what of it is on disk),
-//! `json` (questions and answers as text), `fixture` and `author` (for those who write policies), `worlds` (questions,
+//! `json` (questions and answers as text), `fixture` and `author` (for those who write policies), `check` (modules and sections loaded to see whether they do), `worlds` (questions,
 //! checks and twins; pure).
 
 use std::collections::BTreeMap;
@@ -28,7 +28,9 @@ use crate::ids::Digest;
 pub mod author;
 pub mod bindings;
 mod cache;
+mod check;
 mod clock;
+pub mod compile;
 mod config;
 mod error;
 pub mod fixture;
@@ -53,6 +55,7 @@ pub mod shipped;
 mod slot;
 mod stage;
 pub mod swap;
+mod tally;
 #[cfg(test)]
 mod tests;
 pub mod trust;
@@ -60,14 +63,18 @@ mod weigh;
 pub mod worlds;
 mod zone;
 
+pub use check::{check_config, check_file};
+pub use compile::Workshop;
 pub use config::{Budgets, Config, PolicyConfig, SettingValue, Settings, Source};
 pub use error::{PolicyError, Problem};
 pub use guest::Asked;
+pub use header::WINDOW;
 use journal::Journal;
 pub use probation::ProbationView;
 pub use rows::{Act, Choice, Chosen, Event, ModuleRow, ShadowRow, SlotRow};
 pub use shadow::ShadowView;
 pub use stage::{Loading, Stage};
+pub use tally::{Active, BOUNDS_MICROS, ModuleTally, SlotTally, Times};
 
 /// Every world.
 const WORLDS: [WorldKind; 3] = [WorldKind::SlotReporter, WorldKind::Scheduler, WorldKind::ContainerConfig];
@@ -300,8 +307,8 @@ pub struct Kept {
     pub modules: PathBuf,
     /// The folder of the journal.
     pub journal: PathBuf,
-    /// The folder of compiled code.
-    pub cache: PathBuf,
+    /// Where compiled code is kept, and who compiles.
+    pub workshop: Workshop,
     /// What of it could not be read, a sentence each.
     pub problems: Vec<String>,
 }
@@ -513,6 +520,12 @@ impl Handle {
         self.host.list()
     }
 
+    /// What became of the decisions of each slot since the agent started, for metrics.
+    #[must_use]
+    pub fn tallies(&self) -> Vec<SlotTally> {
+        self.host.slots.iter().map(slot::Slot::tally).collect()
+    }
+
     /// What the module is at that is being loaded, if one is.
     #[must_use]
     pub fn loading(&self) -> Option<Loading> {
@@ -538,45 +551,6 @@ impl Handle {
 /// Why it cannot be read.
 pub fn read_module(path: &Path) -> Result<Vec<u8>, Problem> {
     load::read(path)
-}
-
-/// The versions of the interface that this agent speaks.
-pub use header::WINDOW;
-
-/// Loads a policy's file as the agent would, without settings, and tells what it is.
-///
-/// # Errors
-/// What is wrong with it and what to do.
-pub fn check_file(path: &Path) -> Result<author::Inspected, PolicyError> {
-    let bytes = load::read(path).map_err(|problem| problem.of(path.display().to_string()))?;
-    author::inspect(path.display().to_string(), bytes)
-}
-
-/// Loads every configured policy with its settings and grants, as [`start`] would, and tells what would
-/// not load (for `--check`).
-#[must_use]
-pub fn check_config(config: &Config) -> Vec<PolicyError> {
-    let config = config.clone();
-    let checked = on_a_thread(move || {
-        let mut errors: Vec<PolicyError> =
-            config.problems().into_iter().map(|problem| Problem::Config(problem).of("policy")).collect();
-        if errors.is_empty() {
-            match host::sandbox(&config, 1) {
-                Err(problem) => errors.push(problem.of("policy")),
-                Ok(sandbox) => {
-                    for world in WORLDS {
-                        for policy in config.chain(world) {
-                            if let Err(problem) = slot::load(&sandbox, world, policy) {
-                                errors.push(problem.of(format!("policy.{world} {}", policy.source)));
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        Ok(errors)
-    });
-    checked.unwrap_or_else(|error| vec![error])
 }
 
 /// Runs `work`, which may run WebAssembly, on a thread of its own and waits for it (invariant 2).

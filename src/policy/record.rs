@@ -31,6 +31,17 @@ pub(super) enum End {
     Failed(Fault),
 }
 
+impl End {
+    /// Its stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Failed(fault) => fault.code(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     calls: u64,
@@ -66,12 +77,7 @@ impl Record {
         let mut inner = self.lock();
         inner.calls += 1;
         inner.fallbacks += u64::from(matches!(outcome, End::Failed(_)));
-        let code = match outcome {
-            End::Answered => "answered",
-            End::Refused => "refused",
-            End::Failed(fault) => fault.code(),
-        };
-        *inner.outcomes.entry(code).or_default() += 1;
+        *inner.outcomes.entry(outcome.code()).or_default() += 1;
         if let Some(micros) = micros {
             if inner.times.len() == TIMES {
                 inner.times.pop_front();

@@ -17,8 +17,8 @@ use wasmtime::{
 
 use super::Fault;
 use super::bindings::{host, types};
-use super::cache::Cache;
 use super::clock::{Clock, TICK, thread_cpu};
+use super::compile::Compiler;
 use super::config::Budgets;
 use super::stage::Stages;
 use super::trust::Trust;
@@ -42,8 +42,8 @@ pub(super) struct Sandbox {
     most_memory: usize,
     /// Whom modules must be signed by.
     pub trust: Trust,
-    /// Code that was compiled before.
-    pub cache: Option<Cache>,
+    /// Makes machine code of modules.
+    pub compiler: Compiler,
     /// How far the module is that is being loaded.
     pub stages: Stages,
 }
@@ -56,7 +56,12 @@ impl std::fmt::Debug for Sandbox {
 
 impl Sandbox {
     /// A sandbox in which `calls` calls can run at once, none of them in more than `most_memory` bytes.
-    pub fn new(budgets: Budgets, most_memory: usize, calls: usize) -> Result<Self, String> {
+    pub fn new(
+        budgets: Budgets,
+        most_memory: usize,
+        calls: usize,
+        compiler: Compiler,
+    ) -> Result<Self, String> {
         let engine = engine(most_memory, calls).map_err(|e| format!("{e:#}"))?;
         let mut linker = Linker::new(&engine);
         types::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)
@@ -70,7 +75,7 @@ impl Sandbox {
             budgets,
             most_memory,
             trust: Trust::default(),
-            cache: None,
+            compiler,
             stages: Stages::default(),
         })
     }
@@ -122,18 +127,27 @@ fn engine(most_memory: usize, calls: usize) -> wasmtime::Result<Engine> {
         .max_component_instance_size(1 << 20)
         .linear_memory_keep_resident(1 << 20)
         .table_keep_resident(64 << 10);
+    Engine::new(config().allocation_strategy(InstanceAllocationStrategy::Pooling(pool)))
+}
+
+/// The same for code that another process will run: it has no pool, which code does not depend on.
+pub(super) fn compiler_engine() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
+}
+
+/// What compiled code depends on.
+fn config() -> wasmtime::Config {
     let mut config = wasmtime::Config::new();
     config
         .wasm_component_model(true)
         // A no-op with our features, not where others enable wasmtime's async ones.
         .concurrency_support(false)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
         // The same question has the same answer on every machine.
         .cranelift_nan_canonicalization(true)
         .wasm_relaxed_simd(false)
         .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES));
-    Engine::new(&config)
+    config
 }
 
 /// What belongs to one call. Private to this room; public only because `Asked` names it.

@@ -16,6 +16,7 @@ use super::rows::{Choice, Chosen, SlotRow};
 use super::sandbox::Sandbox;
 use super::shadow::Shadow;
 use super::shelf::Shelf;
+use super::tally::{Active, SlotTally, Tallies};
 use super::{Fault, PolicyFault, PolicyView, Rung, WorldKind, fixture, shipped};
 use crate::ids::Digest;
 
@@ -31,6 +32,8 @@ pub(super) struct Slot {
     line: RwLock<Arc<Line>>,
     /// Of the built-in, where that is what is active.
     pub builtin: Record,
+    /// What became of its decisions, whoever was active.
+    pub tallies: Tallies,
     /// What an operator had made active and did not load when the agent started.
     saved_fault: Mutex<Option<PolicyFault>>,
     /// Of the one that was activated last.
@@ -266,6 +269,7 @@ impl Slot {
             link,
             line: RwLock::new(Arc::new(line)),
             builtin: Record::default(),
+            tallies: Tallies::default(),
             saved_fault: Mutex::default(),
             probation: Mutex::default(),
             shadow: Mutex::default(),
@@ -403,6 +407,20 @@ impl Slot {
             shadow: lock(&self.shadow).as_ref().map(|shadow| shadow.view()),
             notices: self.notices(),
         }
+    }
+
+    /// What became of its decisions since the agent started.
+    pub fn tally(&self) -> SlotTally {
+        let line = self.line();
+        let demoted = line.active.policy.as_ref().is_some_and(|policy| policy.record.demoted().is_some());
+        let (answers, modules) = self.tallies.now();
+        let active = Active {
+            name: line.active.name(),
+            version: line.active.version(),
+            digest: line.active.digest(),
+            demoted,
+        };
+        SlotTally { world: self.world, link: self.link, active, answers, modules }
     }
 
     /// What an operator should know beside failures.

@@ -19,10 +19,11 @@ use tokio::sync::mpsc;
 
 use super::Output;
 use super::inbox::{Inbox, Request};
+use super::window::Window;
 use crate::ids::{KernelId, RunId};
 
 /// What a record costs beside its payload: its place in the queue and its allocation.
-const RECORD_OVERHEAD: usize = 128;
+pub(super) const RECORD_OVERHEAD: usize = 128;
 
 /// How much output may be buffered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,8 @@ impl Default for Limits {
 pub(super) enum Outlet {
     /// Raw bytes per record, with credit.
     Stream(Stream),
+    /// Kept until a call takes it.
+    Window(Box<Window>),
 }
 
 /// The route's end of a run's output.
@@ -90,16 +93,52 @@ pub(super) fn stream(inbox: &Arc<Inbox>, kernel: KernelId, run: &RunId, at: u64)
 
 impl Outlet {
     /// Names this stream, as [`Tap::stream_id`] does.
-    pub(super) fn stream_id(&self) -> u64 {
-        let Self::Stream(stream) = self;
-        stream.flow.stream
+    pub(super) fn stream_id(&self) -> Option<u64> {
+        match self {
+            Self::Stream(stream) => Some(stream.flow.stream),
+            Self::Window(_) => None,
+        }
     }
 
-    /// Whether one more record may be read for it. When not, the route is called back by
-    /// [`Request::Resume`].
-    pub(super) fn has_room(&self) -> bool {
-        let Self::Stream(stream) = self;
-        let flow = &stream.flow;
+    /// Whether one more record may be read for it. When not, the route reads on after a
+    /// [`Request::Resume`], or a call to a window.
+    pub(super) fn has_room(&mut self) -> bool {
+        match self {
+            Self::Stream(stream) => stream.has_room(),
+            Self::Window(window) => window.has_room(),
+        }
+    }
+
+    /// Says which runner began the run; before its [`Output::Started`].
+    pub(super) fn begin(&mut self, incarnation: Option<&str>) {
+        if let (Self::Stream(stream), Some(incarnation)) = (self, incarnation) {
+            stream.flow.incarnation.get_or_init(|| incarnation.to_owned());
+        }
+    }
+
+    /// Adds a record.
+    pub(super) fn push(&mut self, output: Output) {
+        match self {
+            // For this turn's batch.
+            Self::Stream(stream) => {
+                stream.flow.buffer(cost(&output));
+                stream.batch.push(output);
+            }
+            Self::Window(window) => window.push(output),
+        }
+    }
+
+    /// Hands a stream's batch to the client.
+    pub(super) fn flush(&mut self) {
+        if let Self::Stream(stream) = self {
+            stream.flush();
+        }
+    }
+}
+
+impl Stream {
+    fn has_room(&self) -> bool {
+        let flow = &self.flow;
         let room = || {
             let buffered = flow.buffered.load(Ordering::SeqCst);
             let free = flow.limits.node_bytes.saturating_sub(flow.inbox.node_buffered());
@@ -119,29 +158,6 @@ impl Outlet {
         true
     }
 
-    /// Says which runner began the run; before its [`Output::Started`].
-    pub(super) fn begin(&mut self, incarnation: Option<&str>) {
-        let Self::Stream(stream) = self;
-        if let Some(incarnation) = incarnation {
-            stream.flow.incarnation.get_or_init(|| incarnation.to_owned());
-        }
-    }
-
-    /// Adds a record to this turn's batch.
-    pub(super) fn push(&mut self, output: Output) {
-        let Self::Stream(stream) = self;
-        stream.flow.buffer(cost(&output));
-        stream.batch.push(output);
-    }
-
-    /// Hands the batch to the client.
-    pub(super) fn flush(&mut self) {
-        let Self::Stream(stream) = self;
-        stream.flush();
-    }
-}
-
-impl Stream {
     fn flush(&mut self) {
         if self.batch.is_empty() {
             return;
@@ -179,7 +195,9 @@ impl Flow {
 /// What a buffered record counts. The end costs nothing: it is always delivered.
 fn cost(output: &Output) -> usize {
     match output {
-        Output::Stdout(bytes) | Output::Stderr(bytes) | Output::Media(bytes) => bytes.len() + RECORD_OVERHEAD,
+        Output::Stdout(bytes) | Output::Stderr(bytes) | Output::Log(bytes) | Output::Media(bytes) => {
+            bytes.len() + RECORD_OVERHEAD
+        }
         Output::Ended(_) => 0,
         _ => RECORD_OVERHEAD,
     }
@@ -205,6 +223,18 @@ impl Tap {
     /// Whose output it is.
     pub(super) fn run(&self) -> &RunId {
         &self.flow.run
+    }
+
+    /// Console bytes of the run before the next record.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Everything that is left in it, for another outlet. On the routing thread only.
+    pub(super) fn into_records(mut self, mut take: impl FnMut(Output)) {
+        while let Some(output) = self.try_recv() {
+            take(output);
+        }
     }
 
     /// Prepares it for a client that has `received` so many console bytes, and says how many are missing in

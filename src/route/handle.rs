@@ -11,10 +11,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 
 use super::inbox::{Feed, Inbox, Joined, Rejoin, Reply, Request};
+use super::inquiries::{Inquiry, Notice};
 use super::thread::{Task, WAKE};
 use super::{
-    Attach, Config, Counters, Rejoined, Resume, RouteError, RunRequest, RunnerStatus, StreamRun, flow,
-    sockets,
+    Attach, Config, Counters, Doorway, Rejoined, Resume, RouteError, RunRequest, RunnerStatus, StreamRun,
+    flow, sockets,
 };
 use crate::ids::{KernelId, RunId};
 
@@ -115,17 +116,18 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// Binds the kernel's sockets; when it returns the runner may be started. Socket files that an
-    /// earlier agent left are replaced, and a runner that runs already connects again by itself.
+    /// Opens the kernel's sockets; when it returns the runner may be started. Socket files that an
+    /// earlier agent left are replaced, and a runner that runs already connects again by itself; one that
+    /// listens is connected to as soon as it does.
     ///
     /// # Errors
     /// [`RouteError::Bind`] when the directory is missing or cannot be written, or the limit of open
     /// files is used up; [`RouteError::AlreadyAttached`]; [`RouteError::Busy`].
     pub async fn attach(&self, attach: Attach) -> Result<(), RouteError> {
-        let Attach { kernel, link_dir, reports } = attach;
+        let Attach { kernel, at, reports } = attach;
         let inbox = Arc::clone(&self.inbox);
         // Files are made off the routing thread and off this worker.
-        let link = tokio::task::spawn_blocking(move || sockets::prepare(&inbox, kernel, &link_dir))
+        let link = tokio::task::spawn_blocking(move || sockets::prepare(&inbox, kernel, at))
             .await
             .map_err(|_| RouteError::Closed)??;
         self.ask(|reply| Request::Attach { kernel, link, reports, reply }).await
@@ -138,9 +140,9 @@ impl Handle {
     /// [`RouteError::Busy`] and [`RouteError::Closed`].
     pub async fn detach(&self, kernel: KernelId, reason: &str) -> Result<(), RouteError> {
         let reason = reason.to_owned();
-        let dir = self.ask(|reply| Request::Detach { kernel, reason, reply }).await?;
+        let place = self.ask(|reply| Request::Detach { kernel, reason, reply }).await?;
         // Here, not on the routing thread, the socket files are removed.
-        drop(dir);
+        drop(place);
         Ok(())
     }
 
@@ -197,6 +199,33 @@ impl Handle {
             Ok(answer) => answer,
             Err(_) => Err(RouteError::Silent { kernel, deadline }),
         }
+    }
+
+    /// Asks the runner something that has one reply, and waits for it: JSON, as the runner sent it.
+    ///
+    /// # Errors
+    /// [`RouteError::NotAttached`]; [`RouteError::Silent`] after the contract's time for that question;
+    /// [`RouteError::Blocked`] when the kernel waits for a client to read; [`RouteError::Restarted`] when its
+    /// runner was replaced before it answered; [`RouteError::Busy`].
+    pub async fn inquire(&self, kernel: KernelId, inquiry: Inquiry) -> Result<Bytes, RouteError> {
+        let (kind, payload, patience) = inquiry.into_parts();
+        self.ask(|reply| Request::Inquire { kernel, kind, payload, patience, reply }).await
+    }
+
+    /// Tells the runner something that it does not answer.
+    ///
+    /// # Errors
+    /// [`RouteError::NotAttached`]; [`RouteError::Busy`] when the runner takes nothing.
+    pub async fn notify(&self, kernel: KernelId, notice: Notice) -> Result<(), RouteError> {
+        self.ask(|reply| Request::Notify { kernel, notice, reply }).await
+    }
+
+    /// Opens the door by which calls come in, and says where it listens. There is one at most.
+    ///
+    /// # Errors
+    /// [`RouteError::Door`] when the address cannot be listened at.
+    pub async fn open_door(&self, doorway: Doorway) -> Result<String, RouteError> {
+        self.ask(|reply| Request::OpenDoor { doorway: Box::new(doorway), reply }).await
     }
 
     /// What the thread has counted.

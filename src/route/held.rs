@@ -85,7 +85,9 @@ impl Held {
 impl Piece {
     /// The last records of a task that has written `total` console bytes.
     fn of(records: Vec<Record>, total: u64) -> Self {
-        let here: u64 = records.iter().map(console_bytes).sum();
+        // A batch is one run of several tasks, and the count is that of the last of them.
+        let of_last = records.rsplit(|record| matches!(record, Record::Step(..))).next().unwrap_or_default();
+        let here: u64 = of_last.iter().map(console_bytes).sum();
         Self { at: total.saturating_sub(here), records }
     }
 }
@@ -94,13 +96,15 @@ impl Piece {
 fn console_bytes(record: &Record) -> u64 {
     match record {
         Record::Output(output) => output.console_bytes(),
-        Record::Credit(_) | Record::Finished(_) => 0,
+        Record::Credit(_) | Record::Step(..) | Record::Finished(_) => 0,
     }
 }
 
 fn cost(record: &Record) -> usize {
     let payload = match record {
-        Record::Output(Output::Stdout(data) | Output::Stderr(data) | Output::Media(data)) => data.len(),
+        Record::Output(
+            Output::Stdout(data) | Output::Stderr(data) | Output::Log(data) | Output::Media(data),
+        ) => data.len(),
         _ => 0,
     };
     payload + RECORD_COST

@@ -6,12 +6,16 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::desk::Doorway;
+use super::door::Frames;
 use super::flow::{Limits, Outlet, OutputReceiver, Tap};
-use super::sockets::{Link, LinkDir};
+use super::inquiries::{Kind, Notice};
+use super::sockets::{Link, Place};
 use super::{Report, Resume, RouteError, RunRequest, RunnerStatus};
 use crate::ids::{KernelId, RunId};
 
@@ -30,11 +34,11 @@ pub(super) enum Request {
         reports: mpsc::Sender<Report>,
         reply: Reply<()>,
     },
-    /// The link directory comes back so that its files are not removed on the routing thread.
+    /// The link comes back so that its files are not removed on the routing thread.
     Detach {
         kernel: KernelId,
         reason: String,
-        reply: Reply<Option<LinkDir>>,
+        reply: Reply<Option<Place>>,
     },
     Run {
         kernel: KernelId,
@@ -68,6 +72,27 @@ pub(super) enum Request {
     ClientGone {
         kernel: KernelId,
         tap: Tap,
+    },
+    /// Opens the door; answered with where it listens.
+    OpenDoor {
+        doorway: Box<Doorway>,
+        reply: Reply<String>,
+    },
+    /// An answer that another thread has made.
+    Deliver(Frames),
+    /// A question of another room to a runner.
+    Inquire {
+        kernel: KernelId,
+        kind: Kind,
+        payload: Bytes,
+        patience: Duration,
+        reply: Reply<Bytes>,
+    },
+    /// The runner is to know something and says nothing to it.
+    Notify {
+        kernel: KernelId,
+        notice: Notice,
+        reply: Reply<()>,
     },
     /// A run of the kernel has room again.
     Resume {

@@ -10,14 +10,19 @@
 //! ```
 //! * [`machine`]: what a run is and who it belongs to; `adoption`: runs of an earlier agent; pure.
 //! * [`held`]: what came before the runner's first answer, and whose it is; pure.
-//! * [`flow`]: output on its way to a client, and the bound on it.
+//! * [`flow`]: output on its way to a client, and the bound on it; [`window`]: output for a client that polls,
+//!   and [`results`]: what it is given; pure.
+//! * [`door`]: who asks by a socket of this thread, in no protocol's words, [`desk`] its sockets, [`zap`] who may
+//!   come in; [`inquiries`]: questions to a runner
+//!   that have one reply.
 //! * [`wire`], [`keepalive`], [`timers`], [`reports`]: what a message means, what an answer is worth,
 //!   what is due, what the actor is told; no I/O either.
 //! * [`sockets`]: socket files and the two sockets of a kernel; the only unsafe code.
-//! * [`attachment`], [`thread`]: one kernel, and all of them; [`parked`]: output that waits for a client
+//! * [`attachment`], [`thread`]: one kernel, and all of them, [`attention`] whose turn it is; [`parked`]: output that waits for a client
 //!   who may come back.
 //! * [`inbox`], [`handle`]: how callers get in.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,26 +33,36 @@ use tokio::sync::mpsc;
 use crate::ids::{KernelId, RunId};
 
 mod attachment;
+mod attention;
+mod desk;
+pub mod door;
 mod flow;
 mod handle;
 mod held;
 mod inbox;
+mod inquiries;
 mod keepalive;
 mod machine;
 mod parked;
 mod reports;
+mod results;
 mod sockets;
 mod thread;
 mod timers;
+mod window;
 mod wire;
+mod zap;
 
 #[cfg(test)]
 mod tests;
 
 pub use berth_link::Status as RunnerStatus;
+pub use desk::{Curve, Doorway};
 pub use flow::{Limits, OutputReceiver};
 pub use handle::{Handle, RouteThread, RunControl, start};
 pub use inbox::Counters;
+pub use inquiries::{Inquiry, Notice};
+pub use results::{Batch, ConsoleItem, RunResult, RunStatus};
 
 /// Why runs are detached when the agent stops; they go on in their kernels.
 pub const AGENT_STOPPED: &str = "agent-stopped";
@@ -61,23 +76,58 @@ pub struct Config {
     pub keepalive: Duration,
     /// How long a run goes on, and its output is kept, without its client.
     pub lost_client: Duration,
+    /// How long a run whose client polls may be left unpolled before its oldest output gives way, and how
+    /// long its end is kept.
+    pub unpolled: Duration,
+    /// How long a run whose client polls may take; none: as long as it likes.
+    pub polled_run_limit: Option<Duration>,
 }
 
 impl Default for Config {
-    /// Contracts: kernel §1.10 for the keepalive; design §3 for a lost client.
+    /// Contracts: kernel §1.10 for the keepalive; design §3 for lost and silent clients.
     fn default() -> Self {
-        let (keepalive, lost_client) = (Duration::from_secs(10), Duration::from_secs(30));
-        Self { limits: Limits::default(), keepalive, lost_client }
+        Self {
+            limits: Limits::default(),
+            keepalive: Duration::from_secs(10),
+            lost_client: Duration::from_secs(30),
+            unpolled: Duration::from_secs(600),
+            polled_run_limit: None,
+        }
     }
 }
 
-/// What the agent binds for a kernel.
+/// Where the agent and a kernel's runner meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkAt {
+    /// The agent binds the sockets `in` and `out` in this directory of the host (0755, its parent 0700) and the
+    /// runner connects (design §5).
+    Directory(PathBuf),
+    /// The runner, such as the reference's, listens; on these ports of the host's 127.0.0.1 (contracts: kernel
+    /// §1.1).
+    Loopback {
+        /// Of its PULL, `repl-in`.
+        port_in: u16,
+        /// Of its PUSH, `repl-out`.
+        port_out: u16,
+    },
+}
+
+impl fmt::Display for LinkAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => path.display().fmt(f),
+            Self::Loopback { port_in, port_out } => write!(f, "127.0.0.1, ports {port_in} and {port_out}"),
+        }
+    }
+}
+
+/// A kernel to be attached.
 #[derive(Debug)]
 pub struct Attach {
     /// Which kernel.
     pub kernel: KernelId,
-    /// Directory on this host in which the sockets `in` and `out` are bound (0755, its parent 0700).
-    pub link_dir: PathBuf,
+    /// Where its runner is met.
+    pub at: LinkAt,
     /// Where the route tells the kernel's actor what it sees. Bounded; reports are coalesced when full.
     pub reports: mpsc::Sender<Report>,
 }
@@ -115,6 +165,25 @@ pub enum Task {
     Argv(Vec<String>),
     /// Source code for the kernel's language process (op `code`).
     Code(String),
+    /// The three steps of a batch run, one after another; an empty one is skipped, `*` lets the runner guess
+    /// (ops `clean`, `build`, `exec`).
+    Batch {
+        /// Clean step.
+        clean: String,
+        /// Build step.
+        build: String,
+        /// Run step.
+        exec: String,
+    },
+}
+
+/// A step of a batch run before its last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// `clean`.
+    Clean,
+    /// `build`.
+    Build,
 }
 
 /// A run to be made.
@@ -152,12 +221,21 @@ pub enum Output {
     Stdout(Bytes),
     /// Raw bytes.
     Stderr(Bytes),
+    /// Text for people that is neither.
+    Log(Bytes),
     /// A media record, JSON `{"type", "data"}` as it came.
     Media(Bytes),
+    /// A step of a batch has ended; the run goes on.
+    StepEnded {
+        /// Which.
+        step: Step,
+        /// As the runner tells it.
+        exit_code: i32,
+    },
     /// The code asks for a line of input.
     WaitingInput {
-        /// Whether it should not be echoed.
-        is_password: bool,
+        /// Whether it should not be echoed; none in batch mode, which does not say.
+        is_password: Option<bool>,
     },
     /// That many bytes of standard input have been consumed.
     StdinCredit(u64),
@@ -200,6 +278,20 @@ pub enum RunEnd {
     },
 }
 
+impl RunEnd {
+    /// Why, as a stable word; `finished` for a run that ended by itself.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Finished { .. } => "finished",
+            Self::TimedOut => "exec-timeout",
+            Self::Cancelled => "cancelled",
+            Self::RunnerRestarted => "runner-restarted",
+            Self::Detached { reason } => reason,
+        }
+    }
+}
+
 /// Why the route refused a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
@@ -232,14 +324,36 @@ pub enum RouteError {
     /// Its client came back, and the kernel's runner is one that does not remember runs.
     #[error("whether run {0} was carried out cannot be told: the kernel's runner is of an older berth")]
     RunForgotten(RunId),
+    /// No run of that name is known here: it ended long ago, or never began.
+    #[error("run {0} is not known in this kernel: it ended long ago, or never began")]
+    RunUnknown(RunId),
+    /// It ended before it began.
+    #[error("run {run} was not carried out: {}", end.reason())]
+    NeverBegun {
+        /// Which run.
+        run: RunId,
+        /// How it ended.
+        end: RunEnd,
+    },
+    /// Its runner was started anew before it answered.
+    #[error("the runner of kernel {0} was started anew")]
+    Restarted(KernelId),
     /// The queue is full, or too many runs wait.
     #[error("too many requests wait; try again")]
     Busy,
-    /// The sockets could not be bound.
-    #[error("could not bind the kernel's sockets in {dir}: {problem}")]
+    /// The sockets could not be opened.
+    #[error("could not open the kernel's sockets at {at}: {problem}")]
     Bind {
-        /// The directory.
-        dir: PathBuf,
+        /// Where.
+        at: LinkAt,
+        /// The system's words.
+        problem: String,
+    },
+    /// The door could not be opened.
+    #[error("cannot listen for calls at {listen}: {problem}")]
+    Door {
+        /// Where.
+        listen: String,
         /// The system's words.
         problem: String,
     },

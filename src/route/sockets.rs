@@ -1,4 +1,5 @@
-//! Sockets of a kernel: the files in its link directory and the PUSH and PULL bound to them.
+//! Sockets of a kernel: the files in its link directory and the PUSH and PULL bound to them, or connected to a
+//! runner that listens.
 //!
 //! The files are made by the caller's thread ([`prepare`]), as ordinary listening Unix sockets; libzmq
 //! gets the descriptors (`ZMQ_USE_FD`). So the files are ours to name, to chmod and to remove. Left to
@@ -9,98 +10,121 @@
 use std::fmt;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_link::{SOCKET_IN, SOCKET_OUT};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use zmq::{DONTWAIT, Message, SNDMORE, Socket, SocketType};
 
-use super::RouteError;
 use super::inbox::Inbox;
+use super::{LinkAt, RouteError};
 use crate::ids::KernelId;
 
 /// Messages that libzmq may hold of one kernel; with [`berth_link::MESSAGE_MAX`] at most 64 MiB (design
 /// §3). With only a few each hand-over between libzmq's thread and ours would carry two records
 /// (`docs/performance.md`).
 const PULL_MESSAGES: i32 = 64;
+/// The same for a runner that listens, whose records may be larger: the reference's sends what Jupyter gives it.
+/// Few, so that it cannot fill more memory either; it sends slower than that costs.
+const DIALLED_MESSAGES: i32 = 4;
+/// Largest message of such a runner (design §3).
+const DIALLED_MESSAGE_MAX: i64 = 16 << 20;
 /// Received frames up to this size lie in libzmq's 8 KiB read buffer, which the whole buffer stays for:
 /// they are copied, so that a record of 60 bytes does not hold 8 KiB.
 const COPY_UP_TO: usize = 8 << 10;
+/// Bytes of small payloads that share an allocation; twice [`COPY_UP_TO`] at least.
+const CHUNK: usize = 16 << 10;
 /// Sockets of one context; libzmq's own limit is 1023 and closed ones leave a little later.
 const SOCKETS_PER_CONTEXT: usize = 900;
 
-/// A kernel's link directory while it is in use. Dropping it removes the two socket files.
+/// A kernel's link while it is in use. Dropping it removes the two socket files, where it has some.
 #[derive(Debug)]
-pub(super) struct LinkDir {
-    path: PathBuf,
-    dir: OwnedFd,
+pub(super) struct Place {
+    at: LinkAt,
+    dir: Option<OwnedFd>,
     kernel: KernelId,
     inbox: Arc<Inbox>,
 }
 
-impl LinkDir {
-    /// The directory, for messages.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+impl Place {
+    /// Where the link is.
+    pub(super) fn at(&self) -> &LinkAt {
+        &self.at
     }
 }
 
-impl Drop for LinkDir {
+impl Drop for Place {
     fn drop(&mut self) {
         for name in [SOCKET_IN, SOCKET_OUT] {
-            // Gone already (with its directory, perhaps) is as good.
-            let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
+            if let Some(dir) = &self.dir {
+                // Gone already (with its directory, perhaps) is as good.
+                let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+            }
         }
         self.inbox.release(self.kernel);
     }
 }
 
-/// A link directory with its listening sockets.
+/// A link that is ready for its sockets.
 #[derive(Debug)]
 pub(super) struct Link {
-    listen_in: UnixListener,
-    listen_out: UnixListener,
-    pub(super) dir: LinkDir,
+    ends: Ends,
+    pub(super) place: Place,
 }
 
-/// Makes the socket files of a kernel anew, removing what an earlier agent left.
-pub(super) fn prepare(inbox: &Arc<Inbox>, kernel: KernelId, path: &Path) -> Result<Link, RouteError> {
+/// Who waits for whom.
+#[derive(Debug)]
+enum Ends {
+    /// The runner connects to these.
+    Listening { listen_in: UnixListener, listen_out: UnixListener },
+    /// The runner listens.
+    Dialled { port_in: u16, port_out: u16 },
+}
+
+/// Prepares a kernel's link; makes its socket files anew, removing what an earlier agent left.
+pub(super) fn prepare(inbox: &Arc<Inbox>, kernel: KernelId, at: LinkAt) -> Result<Link, RouteError> {
     if !inbox.reserve(kernel) {
         return Err(RouteError::AlreadyAttached(kernel));
     }
-    let refuse =
-        |problem: std::io::Error| RouteError::Bind { dir: path.to_owned(), problem: problem.to_string() };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(dir) => dir,
-        Err(problem) => {
-            inbox.release(kernel);
-            return Err(refuse(problem.into()));
-        }
-    };
     // From here on a failure removes the files and the reservation by `Drop`.
-    let dir = LinkDir { path: path.to_owned(), dir, kernel, inbox: Arc::clone(inbox) };
-    let listen_in = listen(&dir, SOCKET_IN).map_err(refuse)?;
-    let listen_out = listen(&dir, SOCKET_OUT).map_err(refuse)?;
-    Ok(Link { listen_in, listen_out, dir })
+    let mut place = Place { at, dir: None, kernel, inbox: Arc::clone(inbox) };
+    let ends = open_ends(&mut place);
+    match ends {
+        Ok(ends) => Ok(Link { ends, place }),
+        Err(problem) => Err(RouteError::Bind { at: place.at.clone(), problem: problem.to_string() }),
+    }
 }
 
-fn listen(dir: &LinkDir, name: &str) -> std::io::Result<UnixListener> {
-    match rustix::fs::unlinkat(&dir.dir, name, AtFlags::empty()) {
+fn open_ends(place: &mut Place) -> std::io::Result<Ends> {
+    let path = match &place.at {
+        LinkAt::Directory(path) => path,
+        LinkAt::Loopback { port_in, port_out } => {
+            return Ok(Ends::Dialled { port_in: *port_in, port_out: *port_out });
+        }
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    let dir = place.dir.insert(dir);
+    let listen_in = listen(dir, SOCKET_IN)?;
+    let listen_out = listen(dir, SOCKET_OUT)?;
+    Ok(Ends::Listening { listen_in, listen_out })
+}
+
+fn listen(dir: &OwnedFd, name: &str) -> std::io::Result<UnixListener> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(problem) => return Err(problem.into()),
     }
     let listener = UnixListener::bind(path_in(dir, name))?;
     // Whatever uid the kernel's processes have; the directory's parent is 0700 (design §5).
-    rustix::fs::chmodat(&dir.dir, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
+    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-fn path_in(dir: &LinkDir, name: &str) -> String {
-    format!("/proc/self/fd/{}/{name}", dir.dir.as_raw_fd())
+fn path_in(dir: &OwnedFd, name: &str) -> String {
+    format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())
 }
 
 /// Contexts, as many as the sockets need: the `zmq` crate has no way to raise `ZMQ_MAX_SOCKETS`.
@@ -144,31 +168,27 @@ impl fmt::Debug for Pair {
 pub(super) enum Received {
     /// Nothing is there.
     Nothing,
-    /// Type and payload.
-    Message(Message, Message),
+    /// A message, in the reader.
+    Message,
     /// Not two frames; how many bytes they had together.
     Malformed(usize),
 }
 
 impl Pair {
-    /// Gives the listeners to two new sockets.
-    pub(super) fn bind(contexts: &mut Contexts, link: Link) -> Result<(Self, LinkDir), zmq::Error> {
-        let Link { listen_in, listen_out, dir } = link;
+    /// Opens two new sockets on a link.
+    pub(super) fn open(contexts: &mut Contexts, link: Link) -> Result<(Self, Place), zmq::Error> {
+        let Link { ends, place } = link;
         let (at, context) = contexts.take(2);
-        let open = |kind, listener, name| -> Result<Socket, zmq::Error> {
-            let mut socket = context.socket(kind)?;
-            socket.set_linger(0)?;
-            if kind == SocketType::PULL {
-                socket.set_maxmsgsize(i64::try_from(berth_link::MESSAGE_MAX).unwrap_or(i64::MAX))?;
-                socket.set_rcvhwm(PULL_MESSAGES)?;
+        let sockets = match (ends, &place.dir) {
+            (Ends::Listening { listen_in, listen_out }, Some(dir)) => {
+                bind(&context, dir, listen_in, listen_out)
             }
-            adopt(&mut socket, listener, &path_in(&dir, name))?;
-            Ok(socket)
+            (Ends::Dialled { port_in, port_out }, _) => dial(&context, port_in, port_out),
+            // Listeners come with their directory.
+            (Ends::Listening { .. }, None) => Err(zmq::Error::EINVAL),
         };
-        let sockets = open(SocketType::PUSH, listen_in, SOCKET_IN)
-            .and_then(|push| Ok((push, open(SocketType::PULL, listen_out, SOCKET_OUT)?)));
         match sockets {
-            Ok((push, pull)) => Ok((Self { push, pull, context: at }, dir)),
+            Ok((push, pull)) => Ok((Self { push, pull, context: at }, place)),
             Err(error) => {
                 contexts.give_back(at, 2);
                 Err(error)
@@ -187,28 +207,26 @@ impl Pair {
     }
 
     /// Reads one message without waiting. After `Nothing` the PULL's descriptor will fire again.
-    pub(super) fn recv(&self) -> Received {
-        let Ok(kind) = self.pull.recv_msg(DONTWAIT) else { return Received::Nothing };
+    pub(super) fn recv(&self, reader: &mut Reader) -> Received {
+        let Reader { kind, payload, .. } = reader;
+        if self.pull.recv(kind, DONTWAIT).is_err() {
+            return Received::Nothing;
+        }
         if !kind.get_more() {
             return Received::Malformed(kind.len());
         }
         // The frames of a message arrive together.
-        let Ok(payload) = self.pull.recv_msg(DONTWAIT) else { return Received::Malformed(kind.len()) };
+        if self.pull.recv(payload, DONTWAIT).is_err() {
+            return Received::Malformed(kind.len());
+        }
         if !payload.get_more() {
-            return Received::Message(kind, payload);
+            return Received::Message;
         }
         let mut bytes = kind.len() + payload.len();
-        loop {
-            match self.pull.recv_msg(DONTWAIT) {
-                Ok(frame) => {
-                    bytes += frame.len();
-                    if !frame.get_more() {
-                        return Received::Malformed(bytes);
-                    }
-                }
-                Err(_) => return Received::Malformed(bytes),
-            }
+        while payload.get_more() && self.pull.recv(payload, DONTWAIT).is_ok() {
+            bytes += payload.len();
         }
+        Received::Malformed(bytes)
     }
 
     /// Sends one message without waiting; false when there is no peer or its queue is full.
@@ -224,15 +242,95 @@ impl Pair {
     }
 }
 
-/// The payload without a copy where that does not hold more memory than it has bytes.
-pub(super) fn payload(frame: Message) -> Bytes {
-    struct Frame(Message);
-    impl AsRef<[u8]> for Frame {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
+/// Gives the listeners to a PUSH and a PULL.
+fn bind(
+    context: &zmq::Context,
+    dir: &OwnedFd,
+    listen_in: UnixListener,
+    listen_out: UnixListener,
+) -> Result<(Socket, Socket), zmq::Error> {
+    let mut push = plain(context, SocketType::PUSH)?;
+    adopt(&mut push, listen_in, &path_in(dir, SOCKET_IN))?;
+    let mut pull = plain(context, SocketType::PULL)?;
+    pull.set_maxmsgsize(i64::try_from(berth_link::MESSAGE_MAX).unwrap_or(i64::MAX))?;
+    pull.set_rcvhwm(PULL_MESSAGES)?;
+    adopt(&mut pull, listen_out, &path_in(dir, SOCKET_OUT))?;
+    Ok((push, pull))
+}
+
+/// Connects to a runner that listens on this host's loopback (contracts: kernel §1.1).
+fn dial(context: &zmq::Context, port_in: u16, port_out: u16) -> Result<(Socket, Socket), zmq::Error> {
+    let push = plain(context, SocketType::PUSH)?;
+    // A connection that is still to be made takes nothing: what it took for a runner that died would go to
+    // the one after it.
+    push.set_immediate(true)?;
+    let pull = plain(context, SocketType::PULL)?;
+    pull.set_maxmsgsize(DIALLED_MESSAGE_MAX)?;
+    pull.set_rcvhwm(DIALLED_MESSAGES)?;
+    for (socket, port) in [(&push, port_in), (&pull, port_out)] {
+        // The published port's entry in the host's tables must not be forgotten (contracts: kernel §1.10).
+        socket.set_tcp_keepalive(1)?;
+        socket.set_tcp_keepalive_idle(60)?;
+        socket.set_tcp_keepalive_intvl(20)?;
+        socket.set_tcp_keepalive_cnt(3)?;
+        socket.connect(&format!("tcp://127.0.0.1:{port}"))?;
     }
-    if frame.len() <= COPY_UP_TO { Bytes::copy_from_slice(&frame) } else { Bytes::from_owner(Frame(frame)) }
+    Ok((push, pull))
+}
+
+fn plain(context: &zmq::Context, kind: SocketType) -> Result<Socket, zmq::Error> {
+    let socket = context.socket(kind)?;
+    socket.set_linger(0)?;
+    Ok(socket)
+}
+
+/// Messages of one kernel's turn, read into the same two frames. Small payloads are copied, many to one allocation:
+/// what is kept of a turn holds what else was copied in it, so it is one kernel's only, and small.
+#[derive(Debug)]
+pub(super) struct Reader {
+    kind: Message,
+    payload: Message,
+    chunk: BytesMut,
+    /// One small payload was copied in this turn.
+    copied: bool,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { kind: Message::new(), payload: Message::new(), chunk: BytesMut::new(), copied: false }
+    }
+
+    /// The type of the message that was read last.
+    pub(super) fn kind(&self) -> &[u8] {
+        &self.kind
+    }
+
+    /// Bytes of that message.
+    pub(super) fn bytes(&self) -> usize {
+        self.kind.len() + self.payload.len()
+    }
+
+    /// Its payload, without a copy where that does not hold more memory than it has bytes.
+    pub(super) fn take_payload(&mut self) -> Bytes {
+        struct Frame(Message);
+        impl AsRef<[u8]> for Frame {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        if self.payload.len() > COPY_UP_TO {
+            return Bytes::from_owner(Frame(std::mem::replace(&mut self.payload, Message::new())));
+        }
+        // One message in a turn is what most turns have.
+        if !std::mem::replace(&mut self.copied, true) {
+            return Bytes::copy_from_slice(&self.payload);
+        }
+        if self.chunk.capacity() < self.payload.len() {
+            self.chunk = BytesMut::with_capacity(CHUNK);
+        }
+        self.chunk.extend_from_slice(&self.payload);
+        self.chunk.split().freeze()
+    }
 }
 
 /// Lets a socket accept on a listening descriptor of ours.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::*;
 
 mod fake;
+mod polled;
 mod resume;
 
 use fake::FakeRunner;
@@ -50,7 +51,8 @@ struct Kernel {
 
 async fn attach(handle: &Handle, kernel: &Kernel) -> Result<mpsc::Receiver<Report>, RouteError> {
     let (sender, reports) = mpsc::channel(64);
-    let attach = Attach { kernel: kernel.id, link_dir: kernel.dir.clone(), reports: sender };
+    let at = LinkAt::Directory(kernel.dir.clone());
+    let attach = Attach { kernel: kernel.id, at, reports: sender };
     handle.attach(attach).await.map(|()| reports)
 }
 
@@ -159,7 +161,7 @@ async fn standard_input_and_answers_reach_the_run() {
     }
     assert_eq!(back, sent);
     let mut run = node.handle.run(kernel.id, exec("ask")).await.unwrap();
-    while soon(run.output.recv()).await != Some(Output::WaitingInput { is_password: false }) {}
+    while soon(run.output.recv()).await != Some(Output::WaitingInput { is_password: None }) {}
     run.control.input("Ann".into()).await.unwrap();
     assert_eq!(all(run).await, [out("Ann"), finished(0)]);
 }
@@ -443,4 +445,34 @@ async fn the_threads_end_is_noticed() {
     handle.inbox_for_tests().push_always(inbox::Request::Stop);
     soon(thread.ended()).await;
     assert_eq!(handle.interrupt(KernelId::random()).await, Err(RouteError::Closed));
+}
+
+/// Two ports that nobody listens on.
+fn free_ports() -> [u16; 2] {
+    let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.each_ref().map(|listener| listener.local_addr().unwrap().port())
+}
+
+#[tokio::test]
+async fn a_runner_that_listens_is_connected_to_whenever_it_does() {
+    let node = Node::start(fast_keepalive());
+    let (ports, kernel) = (free_ports(), KernelId::random());
+    let (sender, mut reports) = mpsc::channel(64);
+    let [port_in, port_out] = ports;
+    let at = LinkAt::Loopback { port_in, port_out };
+    node.handle.attach(Attach { kernel, at: at.clone(), reports: sender.clone() }).await.unwrap();
+    let again = node.handle.attach(Attach { kernel, at, reports: sender }).await;
+    assert_eq!(again, Err(RouteError::AlreadyAttached(kernel)));
+    let run = node.handle.run(kernel, exec("echo early")).await.unwrap();
+    let runner = FakeRunner::listen(ports, "one");
+    assert_eq!(all(run).await, [Output::Started, out("early"), finished(0)]);
+    // What the dead one was given is not given to the next.
+    let lost = node.handle.run(kernel, exec("hang")).await.unwrap();
+    drop(runner);
+    let _runner = FakeRunner::listen(ports, "two");
+    assert_eq!(all(lost).await.last(), Some(&Output::Ended(RunEnd::RunnerRestarted)));
+    let run = node.handle.run(kernel, exec("count 2000 1000")).await.unwrap();
+    assert_eq!(all(run).await.len(), 2002);
+    report(&mut reports, |report| matches!(report, Report::Answered(status) if status.tasks_done > 0)).await;
+    node.handle.detach(kernel, "user-requested").await.unwrap();
 }

@@ -3,8 +3,9 @@
 use berth_link::{Finished, MessageType, decode_credit};
 use bytes::Bytes;
 
+use super::inquiries::Kind;
 use super::machine::Record;
-use super::{Output, RunnerStatus};
+use super::{Output, RunnerStatus, Step};
 
 /// A message from a runner.
 #[derive(Debug, PartialEq)]
@@ -13,6 +14,8 @@ pub(super) enum Meaning {
     Record(Record),
     /// The answer to `status`.
     Status(Box<RunnerStatus>),
+    /// The reply to a question.
+    Reply(Kind, Bytes),
     /// Nothing that was asked for, or nothing that can be read.
     Stray,
 }
@@ -21,11 +24,13 @@ pub(super) enum Meaning {
 pub(super) fn read(kind: &[u8], payload: Bytes) -> Meaning {
     let record = match MessageType::parse(kind) {
         Some(MessageType::Stdout) => Record::Output(Output::Stdout(payload)),
-        // `log` has no emitter today; it is text for people.
-        Some(MessageType::Stderr | MessageType::Log) => Record::Output(Output::Stderr(payload)),
+        Some(MessageType::Stderr) => Record::Output(Output::Stderr(payload)),
+        Some(MessageType::Log) => Record::Output(Output::Log(payload)),
         Some(MessageType::Media) => Record::Output(Output::Media(payload)),
         Some(MessageType::Html) => Record::Output(Output::Media(html(&payload))),
         Some(MessageType::WaitingInput) => Record::Output(waiting_input(&payload)),
+        Some(MessageType::CleanFinished) => Record::Step(Step::Clean, exit_code(&payload)),
+        Some(MessageType::BuildFinished) => Record::Step(Step::Build, exit_code(&payload)),
         Some(MessageType::Finished) => Record::Finished(exit_code(&payload)),
         Some(MessageType::StdinCredit) => match decode_credit(&payload) {
             Some(bytes) => Record::Credit(bytes),
@@ -34,7 +39,10 @@ pub(super) fn read(kind: &[u8], payload: Bytes) -> Meaning {
         Some(MessageType::Status) => {
             return RunnerStatus::decode(&payload).map_or(Meaning::Stray, |s| Meaning::Status(Box::new(s)));
         }
-        _ => return Meaning::Stray,
+        Some(other) => {
+            return Kind::of(other).map_or(Meaning::Stray, |kind| Meaning::Reply(kind, payload));
+        }
+        None => return Meaning::Stray,
     };
     Meaning::Record(record)
 }
@@ -52,8 +60,8 @@ fn waiting_input(payload: &[u8]) -> Output {
         #[serde(default)]
         is_password: bool,
     }
-    let is_password = serde_json::from_slice::<Asked>(payload).is_ok_and(|asked| asked.is_password);
-    Output::WaitingInput { is_password }
+    let is_password = serde_json::from_slice::<Asked>(payload).map(|asked| asked.is_password);
+    Output::WaitingInput { is_password: is_password.ok() }
 }
 
 /// Html as the media record it is.
@@ -74,11 +82,15 @@ mod tests {
         let output = |output| Meaning::Record(Record::Output(output));
         check("stdout", "a", output(Output::Stdout("a".into())));
         check("stderr", "b", output(Output::Stderr("b".into())));
-        check("log", "c", output(Output::Stderr("c".into())));
+        check("log", "c", output(Output::Log("c".into())));
         check("media", "no json", output(Output::Media("no json".into())));
         check("html", "<b>\"", output(Output::Media(r#"{"data":"<b>\"","type":"text/html"}"#.into())));
-        check("waiting-input", "", output(Output::WaitingInput { is_password: false }));
-        check("waiting-input", r#"{"is_password":true}"#, output(Output::WaitingInput { is_password: true }));
+        check("waiting-input", "", output(Output::WaitingInput { is_password: None }));
+        check(
+            "waiting-input",
+            r#"{"is_password":true}"#,
+            output(Output::WaitingInput { is_password: Some(true) }),
+        );
         check("finished", r#"{"exitCode": -9}"#, Meaning::Record(Record::Finished(-9)));
         check("finished", "{}", Meaning::Record(Record::Finished(0)));
         check("stdin-credit", "12", Meaning::Record(Record::Credit(12)));
@@ -89,8 +101,6 @@ mod tests {
         check("finished", "garbage", Meaning::Record(Record::Finished(-1)));
         check("stdin-credit", "-1", Meaning::Stray);
         check("status", "garbage", Meaning::Stray);
-        check("completion", "{}", Meaning::Stray);
-        check("build-finished", "{}", Meaning::Stray);
         check("", "", Meaning::Stray);
         check("stdout ", "", Meaning::Stray);
     }

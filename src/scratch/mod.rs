@@ -1,4 +1,4 @@
-//! A kernel's folders on this host: layout, confined file operations, removal (contracts: kernel §2.5).
+//! A kernel's folders on this host: layout, what the agent writes there, removal (contracts: kernel §2.5).
 //!
 //! ```text
 //! <scratch root>/<kernel id>/config   -> /home/config, read-only in the kernel
@@ -6,8 +6,8 @@
 //! <state dir>/link/<kernel id>/       -> /opt/kernel/link, read-only; parent 0700, itself 0755
 //! ```
 //!
-//! Kernels write to `work` only. The host reaches into it beneath a directory fd (invariant 11,
-//! [`beneath`]). Everything here blocks; callers use `spawn_blocking`.
+//! Kernels write to `work` only. The host reaches into it by [`tree`](crate::tree) alone (invariant 11). Everything
+//! here blocks; callers use `spawn_blocking`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::KernelId;
 
-pub mod beneath;
 pub mod files;
 #[cfg(test)]
 mod tests;
@@ -45,9 +44,6 @@ pub enum ScratchError {
         /// The system's answer.
         source: io::Error,
     },
-    /// A path given by a person leaves the work folder, or goes over a symbolic link.
-    #[error("{0:?} does not lie below the kernel's work folder")]
-    Outside(String),
 }
 
 pub(crate) fn io_error<'a>(

@@ -9,6 +9,7 @@ mod drain;
 #[allow(dead_code, reason = "each test uses what it needs of it")]
 mod engines;
 mod events;
+mod files;
 mod images;
 mod logs;
 mod private;

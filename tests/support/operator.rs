@@ -100,7 +100,8 @@ impl Agent {
     }
 }
 
-fn config(policy: &str) -> String {
+/// `agent.toml` with this at its end.
+pub fn config(policy: &str) -> String {
     let runner = runner().unwrap_or_else(|| PathBuf::from("/bin/true")).display().to_string();
     format!("[agent]\nid = \"i-node7\"\n[kernel-runner]\npath = {runner:?}\n{policy}")
 }

@@ -7,8 +7,8 @@ use clap::ValueEnum;
 
 use crate::cli::error::{CliError, say};
 use crate::cli::output::{self, world};
-use crate::policy::WorldKind;
 use crate::policy::author::{self, AuthorError, Language, Questions};
+use crate::policy::{Workshop, WorldKind};
 
 impl From<AuthorError> for CliError {
     fn from(error: AuthorError) -> Self {
@@ -91,7 +91,7 @@ pub(super) struct Build {
 
 impl Build {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let built = author::build(&self.dir, self.out.as_deref())?;
+        let built = author::build(&self.dir, self.out.as_deref(), &Workshop::of_user())?;
         output::print(&told(&built))
     }
 }
@@ -151,10 +151,12 @@ pub(super) struct Pack {
 impl Pack {
     pub(super) fn run(self) -> Result<(), CliError> {
         let subject = self.file.display().to_string();
-        let packed = author::pack(&subject, author::read(&self.file)?, self.fixtures.as_deref())?;
+        let workshop = Workshop::of_user();
+        let packed = author::pack(&subject, author::read(&self.file)?, self.fixtures.as_deref(), &workshop)?;
         let file = self.out.unwrap_or(self.file);
         author::write(&file, &packed)?;
-        let policy = author::inspect(file.display().to_string(), packed).map_err(AuthorError::from)?;
+        let policy =
+            author::inspect(file.display().to_string(), packed, &workshop).map_err(AuthorError::from)?;
         output::print(&told(&author::Built { policy, file }))
     }
 }

@@ -6,6 +6,7 @@ use super::author::{binary, module_and_fixtures};
 use super::inspect;
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, table};
+use crate::policy::Workshop;
 use crate::policy::author::{self, Bench as Figures, Questions};
 
 /// Time a policy's calls on fixtures or on real decisions
@@ -43,7 +44,13 @@ impl Bench {
         let (file, questions) = module_and_fixtures(&self.policy, self.fixtures)?;
         let questions = self.journal.map_or(questions, Questions::Journal);
         let subject = file.display().to_string();
-        let bench = author::bench(&subject, author::read(&file)?, questions, self.number as usize)?;
+        let bench = author::bench(
+            &subject,
+            author::read(&file)?,
+            questions,
+            self.number as usize,
+            &Workshop::of_user(),
+        )?;
         self.output.print(&bench, text)
     }
 }

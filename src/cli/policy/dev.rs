@@ -12,6 +12,7 @@ use crate::cli::client::bytes;
 use crate::cli::error::{CliError, say};
 use crate::cli::output::{self, Output};
 use crate::cli::{Context, talk};
+use crate::policy::Workshop;
 use crate::policy::author::{self, AuthorError, Questions};
 use crate::policy::replay::diff;
 
@@ -70,13 +71,14 @@ impl Dev {
 
 /// Everything that is worth knowing after a save.
 fn round(dir: &Path, socket: Option<&PathBuf>) -> Result<(), CliError> {
-    let built = author::build(dir, None)?;
+    let workshop = Workshop::of_user();
+    let built = author::build(dir, None, &workshop)?;
     output::print(&told(&built))?;
     let subject = built.file.display().to_string();
     let component = author::read(&built.file)?;
     let fixtures = dir.join("fixtures");
     let questions = if fixtures.is_dir() { Questions::Folder(fixtures) } else { Questions::Manifest };
-    match author::test(&subject, component.clone(), &questions) {
+    match author::test(&subject, component.clone(), &questions, &workshop) {
         // A policy without fixtures is no mistake while it is being written.
         Err(AuthorError::NoFixtures(_)) => say("there are no fixtures/ yet: nothing was asked"),
         Err(error) => return Err(error.into()),
@@ -86,7 +88,13 @@ fn round(dir: &Path, socket: Option<&PathBuf>) -> Result<(), CliError> {
             if let Some(failure) = test::failure(&tested) {
                 return Err(failure);
             }
-            output::print(&bench::text(&author::bench(&subject, component.clone(), questions, CALLS)?))?;
+            output::print(&bench::text(&author::bench(
+                &subject,
+                component.clone(),
+                questions,
+                CALLS,
+                &workshop,
+            )?))?;
         }
     }
     differs(component, socket)

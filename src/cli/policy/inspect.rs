@@ -9,6 +9,7 @@ use crate::amount;
 use crate::cli::client::{Agent, escaped};
 use crate::cli::error::CliError;
 use crate::cli::output::{Output, world};
+use crate::policy::Workshop;
 use crate::policy::author::{self, AuthorError, Inspected};
 
 /// Show what a module is: its world, settings, needs, size, imports and fixtures
@@ -51,7 +52,8 @@ impl Inspect {
                 super::super::talk(async { agent.bytes(&path).await })?
             }
         };
-        let inspected = author::inspect(self.module, bytes).map_err(AuthorError::from)?;
+        let inspected =
+            author::inspect(self.module, bytes, &Workshop::of_user()).map_err(AuthorError::from)?;
         self.output.print(&inspected, text)
     }
 }
@@ -125,7 +127,8 @@ mod tests {
     #[test]
     fn a_module_is_shown_with_all_that_it_says() {
         let module = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/dist/container-config.wasm");
-        let shown = author::inspect("x".to_owned(), std::fs::read(module).unwrap()).unwrap();
+        let shown =
+            author::inspect("x".to_owned(), std::fs::read(module).unwrap(), &Workshop::IN_MEMORY).unwrap();
         let same = Inspected { digest: crate::ids::Digest::of(b"module"), bytes: 6, ..shown };
         let packed = Inspected {
             packed: true,

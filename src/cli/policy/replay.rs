@@ -3,18 +3,19 @@
 use std::path::PathBuf;
 
 use super::settings;
-use super::steps::{self, Came, Live, MOST};
+use super::steps::{self, Came, MOST};
 use super::swap::{read, world_named};
 use crate::cli::Context;
 use crate::cli::client::{bytes, empty, escaped, lost};
 use crate::cli::error::CliError;
+use crate::cli::live::Live;
 use crate::cli::output::Output;
 use crate::config::{self, Overrides};
 use crate::ids::KernelRef;
 use crate::policy::journal::Wanted;
 use crate::policy::replay::offline::{self, Candidate, Offline};
 use crate::policy::replay::{Report, diff};
-use crate::policy::{Source, WorldKind};
+use crate::policy::{Source, Workshop, WorldKind};
 
 /// Make decisions of the journal again, by who made them or by another policy, and show what differs
 #[derive(Debug, clap::Args)]
@@ -156,6 +157,7 @@ impl Replay {
             candidate: candidate.map(|source| Candidate { source, settings }),
             modules,
             config: config.policy,
+            workshop: Workshop::of_user(),
         };
         let mut live = Live::new();
         let report = offline::replay(ask, move |done| {

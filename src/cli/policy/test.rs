@@ -8,9 +8,9 @@ use super::author::{count, module_and_fixtures, say_idle};
 use super::inspect;
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
-use crate::policy::WorldKind;
 use crate::policy::author::{self, Tested};
 use crate::policy::fixture::Verdict;
+use crate::policy::{Workshop, WorldKind};
 
 /// Ask a policy its fixtures and compare what it answers
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,12 @@ struct Report<'t> {
 impl Test {
     pub(super) fn run(self) -> Result<(), CliError> {
         let (file, questions) = module_and_fixtures(&self.policy, self.fixtures)?;
-        let tested = author::test(&file.display().to_string(), author::read(&file)?, &questions)?;
+        let tested = author::test(
+            &file.display().to_string(),
+            author::read(&file)?,
+            &questions,
+            &Workshop::of_user(),
+        )?;
         say_idle(&tested.idle);
         let report = report(&tested);
         self.output.print(&report, |_| text(&tested))?;
@@ -126,7 +131,9 @@ mod tests {
         ]"#;
         std::fs::write(dir.path().join("cores.json"), cases).unwrap();
         let questions = Questions::Folder(dir.path().to_owned());
-        let tested = author::test("last-core", std::fs::read(module).unwrap(), &questions).unwrap();
+        let tested =
+            author::test("last-core", std::fs::read(module).unwrap(), &questions, &Workshop::IN_MEMORY)
+                .unwrap();
         let text = text(&tested).replace(&tested.policy.digest.short(), "DIGEST");
         insta::assert_snapshot!(format!("{text}{}", failure(&tested).unwrap().message));
     }

@@ -131,6 +131,7 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) fn run(self) -> Result<(), CliError> {
+        let named = !self.keys.is_empty();
         let keys = if self.keys.is_empty() {
             let overrides = Overrides { config: self.config, ..Overrides::default() };
             let config = config::load(&overrides).map_err(|error| {
@@ -146,6 +147,14 @@ impl Verify {
         let module = read(&self.file)?;
         let none = keys.is_empty();
         let signer = Trust { required: true, keys }.judge(&module).map_err(|problem| match problem {
+            // What the problems say is for nodes, which have keys in agent.toml.
+            Problem::Unsigned if named => not_by_these(&self.file, "it is not signed by anybody", &problem)
+                .with_hint("`berth policy sign FILE --key KEY` signs it, with the key of one of --keys"),
+            Problem::UnknownSigner(ref key) if named => {
+                let what = format!("it is signed by {key}, which is none of --keys");
+                not_by_these(&self.file, &what, &problem)
+                    .with_hint(format!("if you trust that key, --keys NAME:{key}"))
+            }
             Problem::UnknownSigner(_) if none => wrong(&self.file, &problem)
                 .with_hint("there are no keys in [policy.trust]: name them with --keys"),
             problem => wrong(&self.file, &problem),
@@ -160,6 +169,10 @@ impl Verify {
 
 fn read(file: &Path) -> Result<Vec<u8>, CliError> {
     policy::read_module(file).map_err(|problem| wrong(file, &problem))
+}
+
+fn not_by_these(file: &Path, what: &str, problem: &Problem) -> CliError {
+    CliError::new(format!("{}: {what}", file.display())).with_code(problem.code())
 }
 
 fn wrong(file: &Path, problem: &Problem) -> CliError {

@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::steps::Live;
 use crate::cli::Context;
 use crate::cli::error::CliError;
+use crate::cli::live::Live;
 use crate::policy::Loading;
 
 /// How often the agent is asked. The first time after as long: most modules are loaded by then.

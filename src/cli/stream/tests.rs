@@ -40,7 +40,12 @@ async fn client(patience: Patience) -> Client {
     };
     let run = tokio::spawn(async move {
         let mut signals = Signals::listen()?;
-        let talk = Talk::new(request, Reader { ask, got }, Writer { put, done });
+        let talk = Talk::new(
+            request,
+            Media::new(None, &RunId::random()).unwrap(),
+            Reader { ask, got },
+            Writer { put, done },
+        );
         let connect = |_| {
             let next_connection = next_connection.clone();
             async move {

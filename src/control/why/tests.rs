@@ -104,6 +104,7 @@ fn view() -> KernelView {
         runs: Vec::new(),
         ready_at_ms: None,
         runner_boot_ms: None,
+        silent_ms: None,
         termination: Some(Termination {
             reason: "user-requested".into(),
             exit_code: Some(0),
@@ -113,6 +114,7 @@ fn view() -> KernelView {
         not_enforced: Vec::new(),
         leased: false,
         work_dir: "/w".into(),
+        mounts: Vec::new(),
     }
 }
 

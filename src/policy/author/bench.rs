@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use super::{AuthorError, Inspected, Questions, inspect, loaded, packed};
+use super::{AuthorError, Inspected, Questions, Workshop, inspect, loaded, packed};
 use crate::policy::config::Config;
 use crate::policy::fixture::{self, Asking, Case, Expect, Typed, typed};
 use crate::policy::guest::Asked;
@@ -82,9 +82,10 @@ pub fn bench(
     component: Vec<u8>,
     questions: Questions,
     calls: usize,
+    workshop: &Workshop,
 ) -> Result<Bench, AuthorError> {
     let name = subject.to_owned();
-    loaded(subject, component, move |sandbox, module, component| {
+    loaded(subject, component, workshop, move |sandbox, module, component| {
         let config = Config::default();
         let cases = match questions {
             Questions::Folder(dir) => whole(&fixture::folder(&dir).map_err(AuthorError::BadFixtures)?.files)?,

@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::toolchain::{LINK, TARGET, componentize_py, rust};
-use super::{AuthorError, Inspected, inspect, pack};
+use super::{AuthorError, Inspected, Workshop, inspect, pack};
 
 /// A module that was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub fn output_of(dir: &Path) -> Result<PathBuf, AuthorError> {
 ///
 /// # Errors
 /// When a tool is missing or fails, or what it made is no policy.
-pub fn build(dir: &Path, to: Option<&Path>) -> Result<Built, AuthorError> {
+pub fn build(dir: &Path, to: Option<&Path>, workshop: &Workshop) -> Result<Built, AuthorError> {
     let project = project(dir)?;
     let file = to.map_or_else(|| dir.join(&project.name).with_extension("wasm"), Path::to_owned);
     let component = match &project.recipe {
@@ -76,9 +76,9 @@ pub fn build(dir: &Path, to: Option<&Path>) -> Result<Built, AuthorError> {
     };
     let fixtures = Some(dir.join("fixtures")).filter(|fixtures| fixtures.is_dir());
     let subject = file.display().to_string();
-    let packed = pack(&subject, component, fixtures.as_deref())?;
+    let packed = pack(&subject, component, fixtures.as_deref(), workshop)?;
     write(&file, &packed)?;
-    Ok(Built { policy: inspect(subject, packed)?, file })
+    Ok(Built { policy: inspect(subject, packed, workshop)?, file })
 }
 
 /// Writes a file whole or not at all.
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_no_project_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        let error = build(dir.path(), None).unwrap_err();
+        let error = build(dir.path(), None, &Workshop::IN_MEMORY).unwrap_err();
         assert!(
             error.code() == "bad-project" && error.to_string().contains("neither a Cargo.toml"),
             "{error}"

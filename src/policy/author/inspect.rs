@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use wasmparser::{Parser, Payload};
 
-use super::loaded;
+use super::{Workshop, loaded};
 use crate::ids::Digest;
 use crate::policy::config::Config;
 use crate::policy::error::{PolicyError, Problem};
@@ -57,9 +57,9 @@ pub struct Inspected {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn inspect(subject: String, component: Vec<u8>) -> Result<Inspected, PolicyError> {
+pub fn inspect(subject: String, component: Vec<u8>, workshop: &Workshop) -> Result<Inspected, PolicyError> {
     let name = subject.clone();
-    loaded(&subject, component, move |_, module, component| {
+    loaded(&subject, component, workshop, move |_, module, component| {
         of(module, component).map_err(|problem| problem.of(name))
     })
 }

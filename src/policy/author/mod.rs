@@ -1,6 +1,6 @@
 //! What authors of policies need beside a toolchain of their language: look at a module, pack its manifest, run its
 //! fixtures, time it, begin a project and build it. No agent is needed; a module is loaded and asked exactly as an
-//! agent with the default budgets would do it.
+//! agent with the default budgets would do it; what was compiled of it before is used where the [`Workshop`] keeps it.
 //!
 //! Files: `inspect`, `bench`, `project` (templates), `toolchain` and `build`.
 
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::compile::Workshop;
 use super::config::Config;
 use super::error::{PolicyError, Problem};
 use super::fixture::{self, Verdict};
@@ -136,10 +137,16 @@ type Files = Vec<(String, Result<Value, String>)>;
 ///
 /// # Errors
 /// When it does not load, or a fixture cannot be read.
-pub fn pack(subject: &str, component: Vec<u8>, fixtures: Option<&Path>) -> Result<Vec<u8>, AuthorError> {
+pub fn pack(
+    subject: &str,
+    component: Vec<u8>,
+    fixtures: Option<&Path>,
+    workshop: &Workshop,
+) -> Result<Vec<u8>, AuthorError> {
     let Some(folder) = fixtures else {
         let earlier = manifest::read(&component).map_err(|problem| problem.of(subject))?;
-        return pack_with(subject, &component, earlier.map_or_else(Vec::new, |earlier| earlier.fixtures));
+        let earlier = earlier.map_or_else(Vec::new, |earlier| earlier.fixtures);
+        return pack_with(subject, &component, earlier, workshop);
     };
     let folder = fixture::folder(folder).map_err(AuthorError::BadFixtures)?;
     let mut packed = Vec::new();
@@ -151,17 +158,18 @@ pub fn pack(subject: &str, component: Vec<u8>, fixtures: Option<&Path>) -> Resul
         }
         packed.push(ManifestFixture { file, fixture });
     }
-    pack_with(subject, &component, packed)
+    pack_with(subject, &component, packed, workshop)
 }
 
 fn pack_with(
     subject: &str,
     component: &[u8],
     fixtures: Vec<ManifestFixture>,
+    workshop: &Workshop,
 ) -> Result<Vec<u8>, AuthorError> {
     // What an earlier build said of itself must not keep the module from being asked.
     let bare = manifest::without(component).map_err(|problem| problem.of(subject))?;
-    loaded(subject, bare, move |_, module, bare| {
+    loaded(subject, bare, workshop, move |_, module, bare| {
         let manifest = Manifest::of(module.world, &module.about, fixtures);
         manifest::write(bare, &manifest).map_err(|problem| problem.of("the manifest").into())
     })
@@ -171,13 +179,18 @@ fn pack_with(
 ///
 /// # Errors
 /// When the module does not load, or there are none. Fixtures that fail are no error.
-pub fn test(subject: &str, component: Vec<u8>, questions: &Questions) -> Result<Tested, AuthorError> {
+pub fn test(
+    subject: &str,
+    component: Vec<u8>,
+    questions: &Questions,
+    workshop: &Workshop,
+) -> Result<Tested, AuthorError> {
     let folder = match questions {
         Questions::Folder(dir) => Some(fixture::folder(dir).map_err(AuthorError::BadFixtures)?),
         Questions::Manifest | Questions::Journal(_) => None,
     };
     let name = subject.to_owned();
-    loaded(subject, component, move |sandbox, module, component| {
+    loaded(subject, component, workshop, move |sandbox, module, component| {
         let (files, idle) = match folder {
             Some(folder) => (folder.files, folder.idle),
             None => (packed(module), Vec::new()),
@@ -201,12 +214,13 @@ fn packed(module: &Module) -> Files {
 fn loaded<T: Send + 'static, E: From<PolicyError> + Send + 'static>(
     subject: &str,
     component: Vec<u8>,
+    workshop: &Workshop,
     work: impl FnOnce(&Sandbox, &Module, &[u8]) -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
-    let subject = subject.to_owned();
+    let (subject, workshop) = (subject.to_owned(), workshop.clone());
     on_a_thread(move || {
         let of = |problem: Problem| E::from(problem.of(subject.clone()));
-        let sandbox = host::sandbox(&Config::default(), 1).map_err(of)?;
+        let sandbox = host::sandbox(&Config::default(), 1, &workshop).map_err(of)?;
         let module = load::module(&sandbox, &component).map_err(of)?;
         work(&sandbox, &module, &component)
     })

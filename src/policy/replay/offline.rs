@@ -12,7 +12,8 @@ use crate::ids::Digest;
 use crate::policy::journal::{Wanted, exported};
 use crate::policy::load::{self, Policy};
 use crate::policy::{
-    Config, PolicyError, Problem, Settings, Source, WORLDS, host, on_a_thread, settings, shipped, slot,
+    Config, PolicyError, Problem, Settings, Source, WORLDS, Workshop, host, on_a_thread, settings, shipped,
+    slot,
 };
 
 /// Time for one call of a policy that made a decision: long enough for a slow machine.
@@ -31,6 +32,8 @@ pub struct Offline {
     pub modules: Vec<PathBuf>,
     /// Settings and grants of the candidate are those of its world's section, budgets those of `[policy]`.
     pub config: Config,
+    /// Where what was compiled is kept.
+    pub workshop: Workshop,
 }
 
 /// Who would decide.
@@ -51,7 +54,7 @@ pub fn replay(ask: Offline, progress: impl FnMut(u64) + Send + 'static) -> Resul
 }
 
 fn work(ask: &Offline, mut progress: impl FnMut(u64)) -> Result<Report, PolicyError> {
-    let sandbox = host::sandbox(&ask.config, 1).map_err(|problem| problem.of("policy"))?;
+    let sandbox = host::sandbox(&ask.config, 1, &ask.workshop).map_err(|problem| problem.of("policy"))?;
     let mut wanted = ask.wanted.clone();
     let bench = |share| Bench { sandbox: Some(Arc::new(sandbox)), share };
     let mut run = match &ask.candidate {

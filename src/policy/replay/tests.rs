@@ -16,7 +16,8 @@ use crate::policy::worlds::{
     AdjustQuestion, EvictQuestion, OrderQuestion, Place, Report as Reporting, ReportQuestion,
 };
 use crate::policy::{
-    Config, Handle, Kept, SettingValue, Settings, Source, WorldKind, host, load, shipped, start_kept,
+    Config, Handle, Kept, SettingValue, Settings, Source, Workshop, WorldKind, host, load, shipped,
+    start_kept,
 };
 
 /// An agent's policies with a journal.
@@ -35,7 +36,7 @@ impl Recorder {
             pushed: Vec::new(),
             modules: dir.path().join("policies"),
             journal: dir.path().join("journal"),
-            cache: dir.path().join("cache"),
+            workshop: Workshop { cache: Some(dir.path().join("cache")), program: None },
             problems: Vec::new(),
         };
         let policy = start_kept(config, kept).unwrap();
@@ -136,7 +137,7 @@ fn adjust_question(request: &types::KernelRequest, node: &types::Node) -> Adjust
 fn again_elsewhere(entries: &[Entry], candidate: Option<&[u8]>) -> Report {
     let (entries, module) = (entries.to_vec(), candidate.map(<[u8]>::to_vec));
     std::thread::spawn(move || {
-        let sandbox = Arc::new(host::sandbox(&Config::default(), 1).unwrap());
+        let sandbox = Arc::new(host::sandbox(&Config::default(), 1, &Workshop::IN_MEMORY).unwrap());
         let bench = Bench { sandbox: Some(Arc::clone(&sandbox)), share: Duration::from_secs(10) };
         let asked = match module {
             Some(bytes) => {

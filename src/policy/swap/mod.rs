@@ -32,7 +32,7 @@ use super::replay::Report;
 use super::rows::{Act, Choice, Chosen, Event, ModuleRow, SlotRow};
 use super::shelf::Shelf;
 use super::slot::{self, Line, Member, Slot};
-use super::{Config, Handle, Kept, WorldKind, fixture, journal, probation};
+use super::{Config, Handle, Kept, Workshop, WorldKind, fixture, journal, probation};
 use crate::ids::Digest;
 use crate::store::{self, StoreError};
 
@@ -193,7 +193,8 @@ impl Kept {
             format!("what the state directory says of policy {} cannot be read: {}", row.key, row.problem)
         };
         let problems = aside.into_iter().chain(aside_modules).map(told).collect();
-        Ok(Self { rows, pushed, modules, journal, cache: cache_folder(state_dir), problems })
+        let workshop = Workshop { cache: Some(cache_folder(state_dir)), program: None };
+        Ok(Self { rows, pushed, modules, journal, workshop, problems })
     }
 }
 

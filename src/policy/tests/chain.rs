@@ -22,7 +22,7 @@ async fn a_contradiction_is_told_in_the_journal_and_as_a_problem() {
         pushed: vec![],
         modules: dir.path().join("policies"),
         journal: dir.path().join("journal"),
-        cache: dir.path().join("cache"),
+        workshop: Workshop { cache: Some(dir.path().join("cache")), program: None },
         problems: vec![],
     };
     let handle = start_kept(two_links(), kept).unwrap();

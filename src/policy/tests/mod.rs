@@ -459,7 +459,7 @@ fn a_modules_own_fixtures_are_asked_with_its_budgets() {
     let problems = |body: &str| {
         let module = with_manifest(&guests::scheduler(body), "faulty", case.clone());
         let found: Result<_, PolicyError> = on_a_thread(move || {
-            let sandbox = host::sandbox(&Config::default(), 1).unwrap();
+            let sandbox = host::sandbox(&Config::default(), 1, &Workshop::IN_MEMORY).unwrap();
             let module = load::module(&sandbox, &module).unwrap();
             Ok(fixture::problems(&sandbox, &module))
         });

@@ -1,6 +1,6 @@
 //! `report`: what the node offers.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::ids::SlotName;
 
@@ -40,7 +40,8 @@ impl Decision for Report {
         let (mut available, broken) = slot_reporter::usable(inventory);
         let mut withheld = Vec::new();
         for entry in raw.withheld {
-            let capacity = capacity(inventory, entry.device)
+            let capacity = model(inventory, entry.device)
+                .map(|model| model.capacity)
                 .ok_or_else(|| format!("withholds device {}, which does not exist", entry.device))?;
             let rest = &mut available[entry.device as usize];
             match entry.amount {
@@ -55,24 +56,26 @@ impl Decision for Report {
             }
             withheld.push(reporting::Withheld { reason: tidy(&entry.reason), ..entry });
         }
-        let mut whole = vec![false; inventory.devices.len()];
-        for entry in withheld.iter().filter(|entry| entry.amount.is_none()) {
-            whole[entry.device as usize] = true;
-        }
-        withheld.extend(broken.into_iter().filter(|entry| !whole[entry.device as usize]));
+        let whole: BTreeSet<u32> =
+            withheld.iter().filter(|entry| entry.amount.is_none()).map(|entry| entry.device).collect();
+        withheld.extend(broken.into_iter().filter(|entry| !whole.contains(&entry.device)));
 
         check_slots(inventory, &raw.slots)?;
-        check_silicon(inventory, &raw.slots)?;
         let mut slots = raw.slots;
         for slot in &mut slots {
-            for offer in &mut slot.offers {
+            let quantum = slot.quantum;
+            slot.offers.retain_mut(|offer| {
                 let amount = offer.amount.min(available[offer.device as usize]);
-                offer.amount = amount / slot.quantum * slot.quantum;
-            }
-            slot.offers.retain(|offer| offer.amount > 0);
+                // The usual one, a whole device in steps of a whole device, costs no division.
+                offer.amount = if amount == quantum { amount } else { amount / quantum * quantum };
+                offer.amount > 0
+            });
         }
-        for model in without_slots(inventory, &slots) {
-            let built_in = slot_reporter::offer_family(inventory, &model.family, 0, &available);
+        let left_out = without_slots(inventory, &slots);
+        if !left_out.is_empty() {
+            let built_in = slot_reporter::offer(inventory, available, |model| {
+                left_out.contains(&*model.family).then_some(0)
+            });
             slots.extend(built_in.slots);
             withheld.extend(built_in.withheld);
         }
@@ -80,56 +83,59 @@ impl Decision for Report {
     }
 }
 
-fn capacity(inventory: &reporting::Inventory, device: u32) -> Option<u64> {
-    model(inventory, device).map(|model| model.capacity)
-}
-
 fn model(inventory: &reporting::Inventory, device: u32) -> Option<&types::DeviceModel> {
     let device = inventory.devices.get(device as usize)?;
     inventory.models.get(device.model as usize)
 }
 
-/// The first model of each family of which no slot is named.
+/// The families of which no slot is named.
 fn without_slots<'i>(
     inventory: &'i reporting::Inventory,
     slots: &[reporting::SlotOffer],
-) -> Vec<&'i types::DeviceModel> {
-    let named: HashSet<&str> = slots.iter().map(|slot| family(&slot.name)).collect();
-    let mut seen: HashSet<&str> = HashSet::new();
-    let models = inventory.models.iter();
-    models.filter(|model| !named.contains(&*model.family) && seen.insert(&model.family)).collect()
+) -> BTreeSet<&'i str> {
+    let named: BTreeSet<&str> = slots.iter().map(|slot| family(&slot.name)).collect();
+    let families = inventory.models.iter().map(|model| &*model.family);
+    families.filter(|family| !named.contains(family)).collect()
 }
 
 fn family(slot: &str) -> &str {
     slot.split('.').next().unwrap_or(slot)
 }
 
-/// Each slot by itself: name, quantum, devices, amounts.
+/// No slot.
+const NOBODY: usize = usize::MAX;
+
+/// Which slots offer a device.
+#[derive(Clone)]
+struct Claim {
+    /// Those after it are of the same group, so it stands for all of them.
+    first: usize,
+    last: usize,
+}
+
+/// Name, quantum, devices and amounts of each slot; and that slots which draw on the same device, or on a device and
+/// a part of it, exclude each other.
 fn check_slots(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer]) -> Result<(), String> {
-    let mut names = HashSet::new();
-    // Which slot took a device last.
-    let mut taken_by = vec![usize::MAX; inventory.devices.len()];
+    let mut names = BTreeSet::new();
+    let mut claims = vec![Claim { first: NOBODY, last: NOBODY }; inventory.devices.len()];
     for (index, slot) in slots.iter().enumerate() {
         let name: SlotName = slot.name.parse().map_err(|error| format!("{error}"))?;
-        if !names.insert(&slot.name) {
+        if !names.insert(&*slot.name) {
             return Err(format!("offers slot {name} twice"));
         }
         if slot.quantum == 0 {
             return Err(format!("offers slot {name} in steps of nothing"));
         }
         let mut total: u64 = 0;
+        // A model that this slot may be offered of: most devices are of the same one as the device before.
+        let mut right: Option<&types::DeviceModel> = None;
         for offer in &slot.offers {
             let device = offer.device;
             let model = model(inventory, device)
                 .ok_or_else(|| format!("offers device {device} as {name}, which does not exist"))?;
-            if std::mem::replace(&mut taken_by[device as usize], index) == index {
-                return Err(format!("offers device {device} twice as {name}"));
-            }
-            if family(&slot.name) != model.family {
-                return Err(format!("offers device {device} as {name}, but its family is {}", model.family));
-            }
-            if (slot.kind == types::SlotKind::Bytes) != (model.kind == types::DeviceKind::Memory) {
-                return Err(format!("offers device {device} as {name} in the wrong unit"));
+            if !right.is_some_and(|right| std::ptr::eq(right, model)) {
+                check_model(slot, device, model)?;
+                right = Some(model);
             }
             if offer.amount > model.capacity {
                 return Err(format!(
@@ -140,45 +146,60 @@ fn check_slots(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer])
             total = total
                 .checked_add(offer.amount)
                 .ok_or_else(|| format!("offers more of {name} than can be counted"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Slots that draw on the same device, or on a device and a part of it, must exclude each other.
-fn check_silicon(inventory: &reporting::Inventory, slots: &[reporting::SlotOffer]) -> Result<(), String> {
-    const NOBODY: usize = usize::MAX;
-    let clash = |one: usize, other: usize| {
-        slots[one].exclusive_group.is_none() || slots[one].exclusive_group != slots[other].exclusive_group
-    };
-    // Who offers a device first. Those after it are of the same group, so it stands for all of them.
-    let mut first = vec![NOBODY; inventory.devices.len()];
-    for (index, slot) in slots.iter().enumerate() {
-        for offer in &slot.offers {
-            let known = &mut first[offer.device as usize];
-            if *known == NOBODY {
-                *known = index;
-            } else if clash(*known, index) {
+            let claim = &mut claims[device as usize];
+            if claim.last == index {
+                return Err(format!("offers device {device} twice as {name}"));
+            }
+            if claim.first == NOBODY {
+                claim.first = index;
+            } else if clash(&slots[claim.first], slot) {
                 return Err(format!(
-                    "offers device {} as {} and as {}, which do not exclude each other",
-                    offer.device, slots[*known].name, slot.name
+                    "offers device {device} as {} and as {name}, which do not exclude each other",
+                    slots[claim.first].name
                 ));
             }
+            claim.last = index;
         }
     }
     if inventory.devices.iter().all(|device| device.parent.is_none()) {
         return Ok(());
     }
-    // Which slot offered a device last.
-    let mut last = vec![NOBODY; inventory.devices.len()];
+    check_parts(inventory, slots, claims)
+}
+
+/// Whether devices of that model can be offered as that slot.
+fn check_model(slot: &reporting::SlotOffer, device: u32, model: &types::DeviceModel) -> Result<(), String> {
+    let name = &slot.name;
+    if family(name) != model.family {
+        return Err(format!("offers device {device} as {name}, but its family is {}", model.family));
+    }
+    if (slot.kind == types::SlotKind::Bytes) != (model.kind == types::DeviceKind::Memory) {
+        return Err(format!("offers device {device} as {name} in the wrong unit"));
+    }
+    Ok(())
+}
+
+/// Whether two slots cannot draw on the same silicon.
+fn clash(one: &reporting::SlotOffer, other: &reporting::SlotOffer) -> bool {
+    one.exclusive_group.is_none() || one.exclusive_group != other.exclusive_group
+}
+
+/// A device and a part of it are offered by slots that exclude each other, and never by the same one.
+fn check_parts(
+    inventory: &reporting::Inventory,
+    slots: &[reporting::SlotOffer],
+    mut claims: Vec<Claim>,
+) -> Result<(), String> {
+    claims.iter_mut().for_each(|claim| claim.last = NOBODY);
     for (index, slot) in slots.iter().enumerate() {
         for offer in &slot.offers {
-            last[offer.device as usize] = index;
+            claims[offer.device as usize].last = index;
         }
         for offer in &slot.offers {
             for parent in ancestors(inventory, offer.device as usize) {
-                let other = if last[parent] == index { index } else { first[parent] };
-                if other != NOBODY && (other == index || clash(other, index)) {
+                let claim = &claims[parent];
+                let other = if claim.last == index { index } else { claim.first };
+                if other != NOBODY && (other == index || clash(&slots[other], slot)) {
                     return Err(format!(
                         "offers device {parent} as {} and its part {} as {}",
                         slots[other].name, offer.device, slot.name

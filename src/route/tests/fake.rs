@@ -1,5 +1,6 @@
 //! A runner on a thread of its own, with real sockets. Its `exec` knows a few words:
-//! `echo TEXT`, `count RECORDS BYTES`, `cat`, `ask`, `garbage`, and `hang`, which an interrupt ends.
+//! `echo TEXT`, `count RECORDS BYTES`, `cat`, `ask`, `garbage`, and `hang`, which an interrupt ends. Completions
+//! give their request back as a suggestion; the request `late` is answered together with the one after it.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -27,6 +28,23 @@ impl FakeRunner {
         };
         let pull = socket(zmq::PULL, "in");
         let push = socket(zmq::PUSH, "out");
+        Self::on(context, pull, push, incarnation)
+    }
+
+    /// Listens on these ports of 127.0.0.1, as the reference's runner does on its container's.
+    pub fn listen([port_in, port_out]: [u16; 2], incarnation: &str) -> Self {
+        let context = zmq::Context::new();
+        let socket = |kind, port| {
+            let socket = context.socket(kind).unwrap();
+            socket.set_linger(0).unwrap();
+            socket.bind(&format!("tcp://127.0.0.1:{port}")).unwrap();
+            socket
+        };
+        let (pull, push) = (socket(zmq::PULL, port_in), socket(zmq::PUSH, port_out));
+        Self::on(context, pull, push, incarnation)
+    }
+
+    fn on(context: zmq::Context, pull: Socket, push: Socket, incarnation: &str) -> Self {
         let mut runner = Runner {
             pull,
             push,
@@ -40,6 +58,8 @@ impl FakeRunner {
             output_bytes: 0,
             stdin_bytes: 0,
             recent: Vec::new(),
+            told: Vec::new(),
+            completions: Vec::new(),
         };
         // Every error is the context's end.
         let thread = std::thread::spawn(move || while runner.serve().is_ok() {});
@@ -73,6 +93,10 @@ struct Runner {
     output_bytes: u64,
     stdin_bytes: u64,
     recent: Vec<EndedTask>,
+    /// What it was told without being asked.
+    told: Vec<String>,
+    /// Replies that are held back.
+    completions: Vec<String>,
 }
 
 impl Runner {
@@ -86,7 +110,28 @@ impl Runner {
                 self.send(MessageType::Status, &Status { question, ..self.status() }.encode())?;
             }
             Op::Run => self.named = Some(String::from_utf8(payload).unwrap()),
-            op @ (Op::Exec | Op::Argv | Op::Code) => {
+            Op::Complete => {
+                let text = String::from_utf8(payload).unwrap();
+                self.completions.push(serde_json::json!({ "suggestions": [text] }).to_string());
+                if text != "late" {
+                    for reply in std::mem::take(&mut self.completions) {
+                        self.send(MessageType::Completion, reply.as_bytes())?;
+                    }
+                }
+            }
+            Op::Event | Op::ShutdownService => {
+                self.told.push(format!(
+                    "{} {}",
+                    String::from_utf8_lossy(&kind),
+                    String::from_utf8(payload).unwrap()
+                ));
+            }
+            Op::GetApps if payload == b"told" => {
+                let told = self.told.join(" ");
+                self.send(MessageType::AppsResult, told.as_bytes())?;
+            }
+            Op::GetApps => self.send(MessageType::AppsResult, &payload)?,
+            op @ (Op::Clean | Op::Build | Op::Exec | Op::Argv | Op::Code) => {
                 self.tasks.push_back((op, String::from_utf8(payload).unwrap(), self.named.take()));
             }
             Op::Interrupt if self.is_running("hang") => self.finish(130)?,
@@ -118,6 +163,15 @@ impl Runner {
         (self.run, self.output_bytes, self.stdin_bytes) = (run, 0, 0);
         let words: Vec<&str> = task.split(' ').collect();
         match (op, &words[..]) {
+            (Op::Clean | Op::Build, _) => {
+                let kind = match op {
+                    Op::Clean => MessageType::CleanFinished,
+                    _ => MessageType::BuildFinished,
+                };
+                (self.running, self.output_bytes) = (None, 0);
+                self.tasks_done += 1;
+                self.send(kind, &Finished::encode(i32::from(task == "fail")))
+            }
             (Op::Exec, ["hang" | "cat"]) => Ok(()),
             (Op::Exec, ["ask"]) => self.send(MessageType::WaitingInput, b""),
             (Op::Exec, ["echo", ..]) => {

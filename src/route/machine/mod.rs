@@ -27,8 +27,10 @@ use super::held::Held;
 use super::{Output, RunEnd, RunRequest, RunnerStatus, Task};
 use crate::ids::RunId;
 
-#[path = "adoption.rs"]
 mod adoption;
+mod vocabulary;
+
+pub(super) use vocabulary::{Effect, Input, Place, Record, Timer};
 
 /// How long a run may take after the interrupt that its timeout sent.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
@@ -37,117 +39,6 @@ const ENDS_KEPT: usize = 128;
 /// Keepalive answers in a row that say "nothing runs" before the end of a task counts as missed. They
 /// are ten seconds apart; one alone may have been written before the task was taken up.
 const IDLE_ANSWERS: u8 = 2;
-
-/// What happens to the machine.
-#[derive(Debug, Clone)]
-pub(super) enum Input<'a> {
-    /// A run is queued. The caller has asked [`Machine::knows`].
-    Submit(RunRequest),
-    /// Standard input. The caller has asked [`Machine::stdin_room`].
-    Stdin { run: RunId, data: Bytes },
-    /// The end of standard input.
-    StdinEof { run: RunId },
-    /// The answer to `waiting-input`.
-    Answer { run: RunId, text: String },
-    /// Interrupt that run; none: whatever runs.
-    Interrupt { run: Option<RunId> },
-    /// The client wants no more of the run.
-    Cancel { run: RunId },
-    /// The client has gone without a word.
-    ClientGone { run: RunId },
-    /// It has come back, to a run that [`Machine::place`] found here.
-    ClientBack {
-        run: RunId,
-        /// What is left of its time, for a run whose clock this agent has not started.
-        timeout: Option<Duration>,
-    },
-    /// The runner sent something.
-    Record(Record),
-    /// The runner answered `status`.
-    Answered {
-        /// The answer.
-        status: &'a RunnerStatus,
-        /// It was asked by the keepalive, not by a caller.
-        keepalive: bool,
-        /// The current task was sent after this runner process began.
-        task_is_its: bool,
-    },
-    /// A timer that was armed has fired.
-    Timer { run: RunId, timer: Timer },
-    /// The kernel goes away.
-    Detach { reason: String },
-}
-
-/// What a runner's message means for a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Record {
-    /// Goes to the client as it is.
-    Output(Output),
-    /// Standard input was consumed.
-    Credit(u64),
-    /// The task has ended.
-    Finished(i32),
-}
-
-/// Timers of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Timer {
-    /// [`RunRequest::timeout`].
-    Timeout,
-    /// After the interrupt that the timeout sent.
-    Grace,
-    /// After the client was lost.
-    LostClient,
-}
-
-/// What is to be done, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// Send this to the runner.
-    Send(Op, Bytes),
-    /// Give this to the client of the run at the head.
-    Emit(Output),
-    /// The run has ended: tell its client and the kernel's actor.
-    Ended { run: RunId, end: RunEnd },
-    /// Call back with [`Input::Timer`]. All timers of a run are void after its [`Effect::Ended`].
-    Arm { run: RunId, timer: Timer, after: Duration },
-    /// Do not.
-    Disarm { run: RunId, timer: Timer },
-    /// A run of an earlier agent is at the head now; what is emitted for it is kept for its client, who may
-    /// come. `at`: console bytes before the first that is.
-    Adopt { run: RunId, at: u64 },
-    /// What came belongs to nobody.
-    Stray,
-}
-
-/// Where a run is whose client has come back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    /// The runner has not answered yet: ask again when it has.
-    Unsettled,
-    /// It waits for its turn here, for another connection of its client.
-    Waiting,
-    /// It runs.
-    Current {
-        /// Standard input that arrived, from its start.
-        stdin_bytes: u64,
-        /// As [`Machine::stdin_room`].
-        stdin_room: usize,
-    },
-    /// It has ended.
-    Ended {
-        /// How.
-        end: RunEnd,
-        /// Console bytes that it wrote.
-        output_bytes: u64,
-    },
-    /// Its task was never sent.
-    Never,
-    /// The runner that had it is gone.
-    Restarted,
-    /// The runner does not remember runs: whether it ran cannot be told.
-    Unsure,
-}
 
 /// The runs of one kernel.
 #[derive(Debug)]
@@ -189,8 +80,10 @@ enum Turn {
 struct Current {
     run: RunId,
     stdin: Stdin,
-    /// Console bytes so far, from its start.
+    /// Console bytes so far of the task under way, from its start.
     output_bytes: u64,
+    /// Tasks that it was sent as and that have not ended: three for a batch.
+    tasks: u64,
     /// Its timeout counts here.
     timed: bool,
     timed_out: bool,
@@ -257,6 +150,11 @@ impl Machine {
     /// Runs that wait for their turn.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Whether the runner has not answered yet: what it does, and for whom, is not known.
+    pub(super) fn is_unsettled(&self) -> bool {
+        matches!(self.turn, Turn::Unknown(_))
     }
 
     /// The run whose turn it is.
@@ -361,14 +259,18 @@ impl Machine {
         }
         let Some(Waiting { request, early, stdin }) = self.waiting.pop_front() else { return };
         let RunRequest { run, task, stdin: announced, timeout } = request;
-        if self.protocol >= PROTOCOL_WITH_RUNS {
-            effects.push(Effect::Send(Op::Run, run.as_str().to_owned().into()));
+        let messages = encode(task);
+        let tasks = messages.len() as u64;
+        for (at, (op, payload)) in messages.into_iter().enumerate() {
+            if self.protocol >= PROTOCOL_WITH_RUNS {
+                effects.push(Effect::Send(Op::Run, run.as_str().to_owned().into()));
+            }
+            // The last task is the one that has an input.
+            if announced && at as u64 + 1 == tasks {
+                effects.push(Effect::Send(Op::Stdin, Bytes::new()));
+            }
+            effects.push(Effect::Send(op, payload));
         }
-        if announced {
-            effects.push(Effect::Send(Op::Stdin, Bytes::new()));
-        }
-        let (op, payload) = encode(task);
-        effects.push(Effect::Send(op, payload));
         effects.push(Effect::Emit(Output::Started));
         effects.extend(early.into_iter().map(|data| Effect::Send(Op::Stdin, data)));
         if announced && !stdin.open {
@@ -377,10 +279,10 @@ impl Machine {
         if let Some(after) = timeout {
             effects.push(Effect::Arm { run: run.clone(), timer: Timer::Timeout, after });
         }
-        self.expected_done += 1;
+        self.expected_done += tasks;
         self.idle_answers = 0;
         let timed = timeout.is_some();
-        self.turn = Turn::Running(Current { run, stdin, output_bytes: 0, timed, timed_out: false });
+        self.turn = Turn::Running(Current { run, stdin, output_bytes: 0, tasks, timed, timed_out: false });
     }
 
     fn stdin(&mut self, run: &RunId, data: Bytes, effects: &mut Vec<Effect>) {
@@ -432,6 +334,12 @@ impl Machine {
                     effects.push(Effect::Emit(Output::StdinCredit(bytes as u64)));
                 }
             }
+            (Record::Step(step, exit_code), Turn::Running(current)) => {
+                // The next task of the same run counts anew.
+                current.output_bytes = 0;
+                current.tasks = current.tasks.saturating_sub(1);
+                effects.push(Effect::Emit(Output::StepEnded { step, exit_code }));
+            }
             (Record::Finished(exit_code), Turn::Running(_)) => {
                 self.end_current(RunEnd::Finished { exit_code }, Turn::Idle, effects);
                 self.start_next(effects);
@@ -478,7 +386,8 @@ impl Machine {
         if restarted {
             if matches!(self.turn, Turn::Running(_)) && task_is_its {
                 // The task was sent to this process; only its count of tasks is new.
-                self.expected_done = status.tasks_done + 1;
+                let left = self.current().map_or(0, |current| current.tasks);
+                self.expected_done = status.tasks_done + left;
                 return;
             }
             self.end_all(&RunEnd::RunnerRestarted, effects);
@@ -579,19 +488,22 @@ impl Machine {
     }
 }
 
-fn encode(task: Task) -> (Op, Bytes) {
+/// The messages that a task is sent as, in order.
+fn encode(task: Task) -> Vec<(Op, Bytes)> {
     match task {
-        Task::Exec(command) => (Op::Exec, command.into()),
-        Task::Code(source) => (Op::Code, source.into()),
+        Task::Exec(command) => vec![(Op::Exec, command.into())],
+        Task::Code(source) => vec![(Op::Code, source.into())],
         // A list of strings has no failure.
-        Task::Argv(words) => (Op::Argv, serde_json::to_vec(&words).unwrap_or_default().into()),
+        Task::Argv(words) => vec![(Op::Argv, serde_json::to_vec(&words).unwrap_or_default().into())],
+        // Always all three (contracts: kernel §1.3); the runner skips the empty ones and answers all the same.
+        Task::Batch { clean, build, exec } => {
+            vec![(Op::Clean, clean.into()), (Op::Build, build.into()), (Op::Exec, exec.into())]
+        }
     }
 }
 
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "adoption_tests.rs"]
 mod adoption_tests;

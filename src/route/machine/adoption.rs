@@ -3,10 +3,10 @@
 
 use berth_link::PROTOCOL_WITH_RUNS;
 
-use super::super::held::{Held, Piece, run_id};
-use super::super::{Resume, RunEnd, RunnerStatus};
 use super::{Current, Effect, Machine, Past, Place, Record, Stdin, Timer, Turn};
 use crate::ids::RunId;
+use crate::route::held::{Held, Piece, run_id};
+use crate::route::{Resume, RunEnd, RunnerStatus};
 
 impl Machine {
     /// Where a run is whose client has come back. A run that was never sent can be told from one that
@@ -76,10 +76,11 @@ impl Machine {
     fn adopt(&mut self, run: RunId, piece: Piece, stdin: Stdin, effects: &mut Vec<Effect>) {
         let Piece { at, records } = piece;
         effects.push(Effect::Adopt { run: run.clone(), at });
-        self.turn = Turn::Running(Current { run, stdin, output_bytes: at, timed: false, timed_out: false });
+        self.turn =
+            Turn::Running(Current { run, stdin, output_bytes: at, tasks: 1, timed: false, timed_out: false });
         for record in records {
             // What the answer counts as held was counted after every acknowledgement before it.
-            if matches!(record, Record::Output(_)) {
+            if matches!(record, Record::Output(_) | Record::Step(..)) {
                 self.record(record, effects);
             }
         }

@@ -1,5 +1,8 @@
 //! One kernel on the routing thread: its sockets, its run machine, the outlets of its runs and what
 //! waits to be sent. Carries out what the machine asks for.
+//!
+//! * [`clients`]: clients of streams that go and come back; [`windows`]: clients that poll;
+//! * [`inquire`]: questions with one reply.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,17 +11,27 @@ use std::time::{Duration, Instant};
 use berth_link::Op;
 use bytes::Bytes;
 
-use super::flow::{self, Outlet, Tap};
-use super::inbox::{Inbox, Joined, Rejoin, Reply};
+use super::door::{self, Caller};
+use super::flow::{self, Outlet};
+use super::inbox::{Inbox, Rejoin, Reply};
+use super::inquiries::Inquiries;
 use super::keepalive::{Answer, Keepalive};
-use super::machine::{self, Effect, Input, Machine, Place};
+use super::machine::{self, Effect, Input, Machine};
 use super::parked::Parked;
 use super::reports::Reports;
-use super::sockets::{LinkDir, Pair, Received, payload};
+use super::sockets::{Pair, Place, Reader, Received};
 use super::timers::{Key, Timers};
+use super::window::Window;
 use super::wire::{self, Meaning};
-use super::{Config, Output, Report, Resume, RouteError, RunEnd, RunRequest, RunnerStatus};
+use super::{Config, Output, Report, RouteError, RunEnd, RunRequest, RunnerStatus};
 use crate::ids::{KernelId, RunId};
+
+mod clients;
+mod inquire;
+mod windows;
+
+use inquire::{Pinger, Who};
+use windows::{FIRST_ANSWER, Held};
 
 /// Messages read from one kernel before the others have their turn (design §3).
 const TURN_MESSAGES: usize = 256;
@@ -49,6 +62,14 @@ pub(super) enum What {
     Run(RunId, machine::Timer),
     /// Nobody came for a run's output.
     Unclaimed,
+    /// A call has waited long enough for output of a run.
+    Flush(RunId),
+    /// Nobody has polled a run for long.
+    Unpolled(RunId),
+    /// A question may have waited long enough.
+    Inquiries,
+    /// A caller has waited long enough for an answer to `status`.
+    Ping(Caller),
     Keepalive,
     Reports,
 }
@@ -60,6 +81,23 @@ pub(super) struct Context<'a> {
     pub(super) effects: &'a mut Vec<Effect>,
     pub(super) inbox: &'a Arc<Inbox>,
     pub(super) config: &'a Config,
+    /// Answers to calls at the door.
+    pub(super) answers: &'a mut Vec<(Caller, door::Answer)>,
+}
+
+impl Context<'_> {
+    pub(super) fn answer(&mut self, caller: Caller, answer: door::Answer) {
+        self.answers.push((caller, answer));
+    }
+}
+
+/// A descriptor of a kernel's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fd {
+    /// Of the PUSH.
+    Push,
+    /// Of the PULL.
+    Pull,
 }
 
 /// What a turn left.
@@ -77,7 +115,7 @@ pub(super) struct Attachment {
     kernel: KernelId,
     slot: usize,
     pair: Pair,
-    dir: LinkDir,
+    place: Place,
     machine: Machine,
     /// Of the runs that have not ended, in the order of their turns.
     outlets: VecDeque<(RunId, Outlet)>,
@@ -85,10 +123,20 @@ pub(super) struct Attachment {
     parked: Parked,
     /// Clients that came back before the runner's first answer.
     rejoining: Vec<Rejoin>,
+    /// Calls that came before it.
+    held: Vec<Held>,
+    /// Ended runs whose clients have not been told.
+    kept: Vec<Box<Window>>,
+    inquiries: Inquiries<Who>,
+    inquiry_timer: Option<Key>,
     outbox: VecDeque<(Op, Bytes)>,
     outbox_bytes: usize,
     /// Whether the runner was connected when last looked.
     connected: bool,
+    /// The PULL's descriptor has fired, and it was not read to its end since.
+    unread: bool,
+    /// The PUSH's descriptor has fired, and its mailbox was not handled since.
+    unsettled: bool,
     paused: bool,
     /// By CLOCK_MONOTONIC in seconds: when the current task went out.
     task_sent_at: Option<f64>,
@@ -97,14 +145,14 @@ pub(super) struct Attachment {
     reports: Reports,
     reports_timer: Option<Key>,
     run_timers: Vec<(RunId, machine::Timer, Key)>,
-    pings: Vec<Reply<RunnerStatus>>,
+    pings: Vec<Pinger>,
 }
 
 impl Attachment {
     /// A kernel whose sockets were just bound; asks its runner at once.
     pub(super) fn new(
         (kernel, slot): (KernelId, usize),
-        (pair, dir): (Pair, LinkDir),
+        (pair, place): (Pair, Place),
         reports: Reports,
         cx: &mut Context<'_>,
     ) -> Self {
@@ -112,14 +160,20 @@ impl Attachment {
             kernel,
             slot,
             pair,
-            dir,
+            place,
             machine: Machine::new(cx.config.lost_client),
             outlets: VecDeque::new(),
             parked: Parked::default(),
             rejoining: Vec::new(),
+            held: Vec::new(),
+            kept: Vec::new(),
+            inquiries: Inquiries::default(),
+            inquiry_timer: None,
             outbox: VecDeque::new(),
             outbox_bytes: 0,
             connected: false,
+            unread: true,
+            unsettled: true,
             paused: false,
             task_sent_at: None,
             keepalive: Keepalive::new(cx.now),
@@ -133,22 +187,42 @@ impl Attachment {
         this
     }
 
+    /// The descriptor of one of the sockets has fired.
+    pub(super) fn fired(&mut self, which: Fd) {
+        match which {
+            Fd::Push => self.unsettled = true,
+            Fd::Pull => self.unread = true,
+        }
+    }
+
     /// The sockets' descriptors.
     pub(super) fn fds(&self) -> Result<[i32; 2], zmq::Error> {
         self.pair.fds()
     }
 
     /// Ends every run and gives back what is to be closed.
-    pub(super) fn end(mut self, reason: &str, cx: &mut Context<'_>) -> (Pair, LinkDir) {
+    pub(super) fn end(mut self, reason: &str, cx: &mut Context<'_>) -> (Pair, Place) {
         self.step(Input::Detach { reason: reason.to_owned() }, cx);
-        let timers = self.keepalive_timer.into_iter().chain(self.reports_timer).chain(self.parked.timers());
-        for key in timers.chain(self.run_timers.iter().map(|(_, _, key)| *key)) {
+        let gone = RouteError::NotAttached(self.kernel);
+        self.fail_held(&gone, cx);
+        self.end_inquiries(&gone, cx);
+        for ping in self.pings.drain(..) {
+            match ping {
+                Pinger::Room(reply) => drop(reply.send(Err(gone.clone()))),
+                Pinger::Door(caller) => cx.answer(caller, door::Answer::Pinged(None)),
+            }
+        }
+        for key in self.window_timers() {
+            cx.timers.disarm(key);
+        }
+        let timers = [self.keepalive_timer, self.reports_timer, self.inquiry_timer].into_iter().flatten();
+        for key in timers.chain(self.parked.timers()).chain(self.run_timers.iter().map(|(_, _, key)| *key)) {
             cx.timers.disarm(key);
         }
         for Rejoin { kernel, reply, .. } in self.rejoining.drain(..) {
             let _ = reply.send(Err(RouteError::NotAttached(kernel)));
         }
-        (self.pair, self.dir)
+        (self.pair, self.place)
     }
 
     /// Queues a run.
@@ -169,87 +243,6 @@ impl Attachment {
         Ok(())
     }
 
-    /// Gives a run back to its client, or begins it when it was never sent.
-    pub(super) fn rejoin(&mut self, rejoin: Rejoin, cx: &mut Context<'_>) {
-        let Rejoin { request, resume, .. } = &rejoin;
-        let place = self.machine.place(&request.run, resume);
-        if place == Place::Unsettled {
-            // A caller that no longer waits has dropped its end.
-            self.rejoining.retain(|rejoin| !rejoin.reply.is_closed());
-            if self.rejoining.len() >= MAX_WAITING {
-                let _ = rejoin.reply.send(Err(RouteError::Busy));
-            } else {
-                self.rejoining.push(rejoin);
-            }
-            return;
-        }
-        let Rejoin { request, resume, reply, .. } = rejoin;
-        // A caller that has gone meanwhile drops the output, and with it the run is its lost client's again.
-        let _ = reply.send(self.join(request, &resume, place, cx));
-    }
-
-    fn join(
-        &mut self,
-        request: RunRequest,
-        resume: &Resume,
-        place: Place,
-        cx: &mut Context<'_>,
-    ) -> Result<Joined, RouteError> {
-        let run = request.run.clone();
-        let (end, output_bytes) = match place {
-            Place::Current { stdin_bytes, stdin_room } => {
-                // Without output here it is another connection's.
-                let Some(tap) = self.unpark(&run, cx) else { return Err(RouteError::RunExists(run)) };
-                self.step(Input::ClientBack { run: run.clone(), timeout: request.timeout }, cx);
-                let output = self.rewound(run, tap, resume, cx).into();
-                return Ok(Joined { output, stdin_bytes, stdin_room, started: true });
-            }
-            Place::Never => {
-                let (outlet, tap) = flow::stream(cx.inbox, self.kernel, &run, 0);
-                self.submit(request, outlet, cx)?;
-                let stdin_room = berth_link::STDIN_WINDOW;
-                return Ok(Joined { output: tap.into(), stdin_bytes: 0, stdin_room, started: false });
-            }
-            Place::Waiting | Place::Unsettled => return Err(RouteError::RunExists(run)),
-            Place::Unsure => return Err(RouteError::RunForgotten(run)),
-            Place::Restarted => (RunEnd::RunnerRestarted, resume.received_bytes),
-            Place::Ended { end, output_bytes } => (end, output_bytes),
-        };
-        let tap = match self.unpark(&run, cx) {
-            Some(tap) => tap,
-            // Its end is all that is left of it.
-            None => {
-                let (mut outlet, tap) = flow::stream(cx.inbox, self.kernel, &run, output_bytes);
-                outlet.push(Output::Ended(end));
-                tap
-            }
-        };
-        let output = self.rewound(run, tap, resume, cx).into();
-        Ok(Joined { output, stdin_bytes: u64::MAX, stdin_room: berth_link::STDIN_WINDOW, started: true })
-    }
-
-    fn unpark(&mut self, run: &RunId, cx: &mut Context<'_>) -> Option<Tap> {
-        let (tap, timer) = self.parked.take(run)?;
-        if let Some(key) = timer {
-            cx.timers.disarm(key);
-        }
-        Some(tap)
-    }
-
-    /// Marks what the client misses before what is left.
-    fn rewound(&mut self, run: RunId, mut tap: Tap, resume: &Resume, cx: &mut Context<'_>) -> Tap {
-        let bytes = resume.lost_bytes.saturating_add(tap.rewind(resume.received_bytes));
-        if bytes > 0 {
-            self.report(Some(Report::OutputLost { run, bytes }), cx);
-        }
-        tap
-    }
-
-    fn park(&mut self, run: RunId, tap: Tap, cx: &mut Context<'_>) {
-        let timer = self.arm(What::Unclaimed, cx.config.lost_client, cx);
-        self.parked.put(run, tap, timer);
-    }
-
     /// Sends standard input, within the run's window.
     pub(super) fn stdin(&mut self, run: RunId, data: Bytes, cx: &mut Context<'_>) -> Result<(), RouteError> {
         if data.len() > self.machine.stdin_room(&run) {
@@ -260,10 +253,16 @@ impl Attachment {
 
     /// A step that may send something on a caller's behalf.
     pub(super) fn checked(&mut self, input: Input<'_>, cx: &mut Context<'_>) -> Result<(), RouteError> {
+        self.check_outbox()?;
+        self.step(input, cx);
+        Ok(())
+    }
+
+    /// Whether a caller may add to what waits for the runner.
+    fn check_outbox(&self) -> Result<(), RouteError> {
         if self.outbox_bytes > OUTBOX_BYTES || self.outbox.len() > OUTBOX_MESSAGES {
             return Err(RouteError::Busy);
         }
-        self.step(input, cx);
         Ok(())
     }
 
@@ -274,26 +273,15 @@ impl Attachment {
             return;
         }
         // A caller whose deadline has passed has dropped its end.
-        self.pings.retain(|ping| !ping.is_closed());
-        self.pings.push(reply);
+        self.pings.retain(|ping| !matches!(ping, Pinger::Room(reply) if reply.is_closed()));
+        self.await_status(Pinger::Room(reply), cx);
+    }
+
+    fn await_status(&mut self, ping: Pinger, cx: &mut Context<'_>) {
+        self.pings.push(ping);
         if self.keepalive.open_for(cx.now).is_none_or(|open| open >= ASK_AGAIN) {
             self.ask(false, cx);
         }
-    }
-
-    /// A client has gone, and may come back for what is left in its end of the stream.
-    pub(super) fn client_gone(&mut self, tap: Tap, cx: &mut Context<'_>) {
-        let outlet = self.outlets.iter().find(|(_, outlet)| outlet.stream_id() == tap.stream_id());
-        let run = match outlet {
-            Some((run, _)) => run.clone(),
-            // It had ended meanwhile. Who cancelled it does not come back.
-            None => match self.machine.end_of(tap.run()) {
-                None | Some(RunEnd::Cancelled) => return,
-                Some(_) => tap.run().clone(),
-            },
-        };
-        self.park(run.clone(), tap, cx);
-        self.step(Input::ClientGone { run }, cx);
     }
 
     /// A timer of this kernel has fired.
@@ -304,6 +292,10 @@ impl Attachment {
                 self.step(Input::Timer { run, timer }, cx);
             }
             What::Unclaimed => self.parked.due(key),
+            What::Flush(run) => self.serve(&run, true, cx),
+            What::Unpolled(run) => self.unpolled(&run),
+            What::Inquiries => self.expire_inquiries(cx),
+            What::Ping(caller) => self.ping_over(caller, cx),
             What::Reports => {
                 self.reports_timer = None;
                 self.report(None, cx);
@@ -316,8 +308,12 @@ impl Attachment {
                     return self.arm_keepalive(cx);
                 }
                 if open {
-                    let silent = Report::Silent(self.keepalive.silent_for(cx.now));
-                    self.report(Some(silent), cx);
+                    let silent = self.keepalive.silent_for(cx.now);
+                    if silent >= FIRST_ANSWER && self.machine.is_unsettled() {
+                        let error = RouteError::Silent { kernel: self.kernel, deadline: silent };
+                        self.fail_held(&error, cx);
+                    }
+                    self.report(Some(Report::Silent(silent)), cx);
                 }
                 self.ask(true, cx);
             }
@@ -328,8 +324,9 @@ impl Attachment {
     pub(super) fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
         self.send(cx);
         let (mut messages, mut bytes) = (0, 0);
+        let mut reader = Reader::new();
         let mut turn = Turn::Done;
-        loop {
+        while self.unread {
             if messages >= TURN_MESSAGES || bytes >= TURN_BYTES {
                 turn = Turn::More;
                 break;
@@ -337,15 +334,16 @@ impl Attachment {
             if !self.has_room(cx) {
                 break;
             }
-            match self.pair.recv() {
-                Received::Nothing => break,
+            match self.pair.recv(&mut reader) {
+                Received::Nothing => self.unread = false,
                 Received::Malformed(length) => {
                     bytes += length;
                     cx.inbox.count_stray();
                 }
-                Received::Message(kind, frame) => {
-                    bytes += kind.len() + frame.len();
-                    self.receive(wire::read(&kind, payload(frame)), cx);
+                Received::Message => {
+                    bytes += reader.bytes();
+                    let payload = reader.take_payload();
+                    self.receive(wire::read(reader.kind(), payload), cx);
                 }
             }
             messages += 1;
@@ -354,12 +352,13 @@ impl Attachment {
         if let Some((_, outlet)) = self.outlets.front_mut() {
             outlet.flush();
         }
+        self.serve_current(cx);
         self.send(cx);
         turn
     }
 
     fn has_room(&mut self, cx: &Context<'_>) -> bool {
-        let room = match (self.machine.current_run(), self.outlets.front()) {
+        let room = match (self.machine.current_run(), self.outlets.front_mut()) {
             (Some(_), Some((_, outlet))) => outlet.has_room(),
             _ => true,
         };
@@ -374,6 +373,7 @@ impl Attachment {
         match meaning {
             Meaning::Record(record) => self.step(Input::Record(record), cx),
             Meaning::Status(status) => self.answered(*status, cx),
+            Meaning::Reply(kind, payload) => self.replied(kind, payload, cx),
             Meaning::Stray => {
                 tracing::debug!(kernel = %self.kernel, "the runner sent something nobody asked for");
                 cx.inbox.count_stray();
@@ -383,16 +383,24 @@ impl Attachment {
 
     fn answered(&mut self, status: RunnerStatus, cx: &mut Context<'_>) {
         let Answer::Fresh { keepalive } = self.keepalive.answered(cx.now, &status) else { return };
+        if self.machine.incarnation().is_some_and(|before| status.incarnation.as_deref() != Some(before)) {
+            let error = RouteError::Restarted(self.kernel);
+            self.end_inquiries(&error, cx);
+        }
         let task_is_its = self.task_sent_at.is_some_and(|sent| sent >= status.started_at);
         self.step(Input::Answered { status: &status, keepalive, task_is_its }, cx);
         for ping in self.pings.drain(..) {
-            let _ = ping.send(Ok(status.clone()));
+            match ping {
+                Pinger::Room(reply) => drop(reply.send(Ok(status.clone()))),
+                Pinger::Door(caller) => cx.answer(caller, door::Answer::Pinged(Some(status.started_at))),
+            }
         }
         self.report(Some(Report::Answered(status)), cx);
         self.arm_keepalive(cx);
         for rejoin in std::mem::take(&mut self.rejoining) {
             self.rejoin(rejoin, cx);
         }
+        self.take_up_held(cx);
     }
 
     fn ask(&mut self, by_timer: bool, cx: &mut Context<'_>) {
@@ -433,11 +441,9 @@ impl Attachment {
         self.machine.step(input, &mut effects);
         for effect in effects.drain(..) {
             match effect {
+                Effect::Emit(Output::Started) => self.started(cx),
                 Effect::Emit(output) => {
                     if let Some((_, outlet)) = self.outlets.front_mut() {
-                        if output == Output::Started {
-                            outlet.begin(self.machine.incarnation());
-                        }
                         outlet.push(output);
                     }
                 }
@@ -465,6 +471,22 @@ impl Attachment {
         *cx.effects = effects;
     }
 
+    fn started(&mut self, cx: &mut Context<'_>) {
+        let Some((run, outlet)) = self.outlets.front_mut() else { return };
+        outlet.begin(self.machine.incarnation());
+        outlet.push(Output::Started);
+        if matches!(outlet, Outlet::Window(_)) {
+            let run = run.clone();
+            self.arm_flush(&run, cx);
+        }
+    }
+
+    /// A caller gives its call up.
+    pub(super) fn cancel_call(&mut self, caller: Caller, cx: &mut Context<'_>) {
+        self.cancel_turn(caller, cx);
+        self.cancel_inquiry(caller);
+    }
+
     fn ended(&mut self, run: RunId, end: RunEnd, cx: &mut Context<'_>) {
         self.disarm(cx, |of, _| *of == run);
         if end == RunEnd::Cancelled {
@@ -472,10 +494,13 @@ impl Attachment {
             drop(self.unpark(&run, cx));
         }
         if let Some(at) = self.outlets.iter().position(|(of, _)| *of == run)
-            && let Some((_, mut outlet)) = self.outlets.remove(at)
+            && let Some((_, outlet)) = self.outlets.remove(at)
         {
-            // Dropping the outlet hands its last batch over.
-            outlet.push(Output::Ended(end.clone()));
+            match outlet {
+                Outlet::Window(window) => self.ended_window(window, end.clone(), cx),
+                // Dropping the outlet hands its last batch over.
+                mut stream => stream.push(Output::Ended(end.clone())),
+            }
         }
         self.report(Some(Report::RunEnded { run, end }), cx);
     }
@@ -498,7 +523,7 @@ impl Attachment {
     /// Sends until nothing is left or the runner takes no more. Every pass ends by handling the PUSH's
     /// mailbox, so that its descriptor fires again when there is room or a peer.
     fn send(&mut self, cx: &mut Context<'_>) {
-        loop {
+        while self.unsettled || !self.outbox.is_empty() {
             while let Some((op, payload)) = self.outbox.front() {
                 if !self.pair.send(op.as_str(), payload) {
                     break;
@@ -510,13 +535,14 @@ impl Attachment {
                 self.outbox.pop_front();
             }
             let writable = self.pair.is_writable();
+            self.unsettled = false;
             if writable && !self.connected && self.keepalive.open_for(cx.now).is_some() {
                 // A runner has connected; a question to the one before it is lost.
                 self.connected = true;
                 self.ask(true, cx);
             }
             self.connected = writable;
-            if !writable || self.outbox.is_empty() {
+            if !writable {
                 return;
             }
         }
