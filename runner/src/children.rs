@@ -57,6 +57,14 @@ impl Children {
         }
     }
 
+    /// Sends a signal to a child alone, if it has not ended.
+    pub fn signal_one(&self, pid: Pid, signal: Signal) {
+        let known = self.known();
+        if known.contains_key(&pid) {
+            self::signal(pid, signal);
+        }
+    }
+
     /// Reaps everything that has ended, adopted orphans too.
     pub fn reap(&self) {
         loop {
@@ -128,7 +136,7 @@ pub fn signal(pid: Pid, signal: Signal) {
 
 /// All living processes below this one, parents before their children, so that a shell that is killed
 /// does not first see its child die. As pid 1: everything else in this process namespace.
-fn descendants() -> Vec<Pid> {
+pub fn descendants() -> Vec<Pid> {
     let own = rustix::process::getpid();
     let processes = living();
     if own == Pid::INIT {

@@ -6,13 +6,16 @@
 )]
 
 use std::fs;
+use std::io::Write as _;
 use std::process::Command;
 
 use berth_link::STDIN_WINDOW;
 use rustix::process::{Pid, Signal, kill_process};
 
-use peer::{Agent, Kernel, Run, is_alive, runner, wait_until};
+use peer::{Agent, Kernel, Run, is_alive, listening, listening_at, runner, wait_until};
 
+mod batch;
+mod display;
 mod image;
 mod peer;
 mod python;
@@ -80,7 +83,7 @@ fn a_batch_run_answers_every_step_and_a_failed_build_gates_the_next_exec() {
         agent.send(op, command);
     }
     let first = agent.run();
-    first.check("", "", 127);
+    first.check("", "berth-runner: the build before it has failed, so this is not run\n", 127);
     let steps = [("clean-finished", "{\"exitCode\": 0}"), ("build-finished", "{\"exitCode\": 2}")];
     assert_eq!(first.others, steps.map(|(kind, payload)| (kind.into(), payload.into())));
     agent.run().check("yes\n", "", 0);
@@ -228,21 +231,7 @@ fn what_is_not_known_is_ignored_and_what_is_not_there_is_answered() {
 
 #[test]
 fn without_a_link_directory_the_runner_listens_and_the_latest_peer_wins() {
-    let directory = tempfile::tempdir().unwrap();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (replin, replout) = (free(), free());
-    for folder in ["work", "config"] {
-        fs::create_dir(directory.path().join(folder)).unwrap();
-    }
-    let ports = serde_json::json!({"replin": replin, "replout": replout});
-    fs::write(directory.path().join("config/intrinsic-ports.json"), ports.to_string()).unwrap();
-    let _kernel = Kernel::start_in(directory);
-    let connect = || {
-        let agent = Agent::sockets();
-        agent.push.connect(&format!("tcp://127.0.0.1:{replin}")).unwrap();
-        agent.pull.connect(&format!("tcp://127.0.0.1:{replout}")).unwrap();
-        agent
-    };
+    let (_kernel, connect) = listening();
     let first = connect();
     let incarnation = first.status().incarnation;
     drop(first);
@@ -250,6 +239,40 @@ fn without_a_link_directory_the_runner_listens_and_the_latest_peer_wins() {
     assert_eq!(second.status().incarnation, incarnation);
     second.argv(&["echo", "tcp"]);
     second.run().check("tcp\n", "", 0);
+    // One that is still there when another comes.
+    let third = connect();
+    assert_eq!(third.status().incarnation, incarnation);
+    third.argv(&["echo", "again"]);
+    third.run().check("again\n", "", 0);
+}
+
+#[test]
+fn strangers_at_the_ports_disturb_no_run() {
+    let (kernel, ports) = listening_at();
+    let agent = Agent::sockets();
+    for (socket, port) in [(&agent.push, ports[0]), (&agent.pull, ports[1])] {
+        // A connection that is lost is lost for good: what replaced this agent's would show.
+        socket.set_reconnect_ivl(-1).unwrap();
+        wait_until("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        socket.connect(&format!("tcp://127.0.0.1:{port}")).unwrap();
+    }
+    agent.send("exec", "until [ -e go ]; do sleep 0.01; done; seq 1 100000; cat");
+    wait_until("it runs", || agent.status().running.is_some());
+    let greeting = [&b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL"[..], &[0; 48]].concat();
+    let mut strangers = Vec::new();
+    for _ in 0..20 {
+        for port in ports {
+            for bytes in [&b""[..], b"GET / HTTP/1.0\r\n\r\n", &greeting, &[0xff; 4096]] {
+                let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let _refused = stream.write_all(bytes);
+                strangers.push(stream);
+            }
+        }
+    }
+    fs::write(kernel.work("go"), "").unwrap();
+    let expected: String = (1..=100_000).map(|i| format!("{i}\n")).collect();
+    agent.run().check(&expected, "", 0);
+    assert_eq!(agent.status().tasks_done, 1);
 }
 
 #[test]

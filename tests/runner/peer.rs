@@ -216,6 +216,37 @@ impl Drop for Kernel {
     }
 }
 
+/// A runner that listens by TCP, as without a link directory, and the way to connect to it.
+pub fn listening() -> (Kernel, impl Fn() -> Agent) {
+    let (kernel, [replin, replout]) = listening_at();
+    let connect = move || {
+        let agent = Agent::sockets();
+        agent.push.connect(&format!("tcp://127.0.0.1:{replin}")).unwrap();
+        agent.pull.connect(&format!("tcp://127.0.0.1:{replout}")).unwrap();
+        agent
+    };
+    (kernel, connect)
+}
+
+/// The same, with its ports: in and out.
+pub fn listening_at() -> (Kernel, [u16; 2]) {
+    let directory = tempfile::tempdir().unwrap();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ports = [free(), free()];
+    for folder in ["work", "config"] {
+        fs::create_dir(directory.path().join(folder)).unwrap();
+    }
+    let text = format!("{{\"replin\": {}, \"replout\": {}}}", ports[0], ports[1]);
+    fs::write(directory.path().join("config/intrinsic-ports.json"), text).unwrap();
+    (Kernel::start_in(directory), ports)
+}
+
+/// Kills a process that a task told the id of.
+pub fn kill(pid: &str) {
+    let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+}
+
 pub fn is_alive(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))

@@ -3,10 +3,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::peer::{Kernel, Run};
+use crate::peer::{Agent, Kernel, Run, is_alive, kill, wait_until};
 
 /// True, with a message, where there is no Python.
-fn no_python() -> bool {
+pub fn no_python() -> bool {
     let found = Command::new("python3").arg("--version").stdout(Stdio::null()).status();
     let missing = !found.is_ok_and(|status| status.success());
     if missing {
@@ -35,7 +35,7 @@ fn python_keeps_its_names_and_shows_tracebacks_as_a_script_does() {
     assert!(wrong.err().contains("SyntaxError") && !wrong.err().contains("Traceback"), "{}", wrong.err());
     agent.code("import sys; sys.exit(3)").check("", "", 3);
     agent.code("raise SystemExit('bye')").check("", "bye\n", 1);
-    agent.code("import os; os.system('echo child')").check("child\n", "", 0);
+    agent.code("import os; os.system('echo child')").check("child\n0\n", "", 0);
     agent.code("import os\nif os.fork() == 0:\n    print('in child')\nelse:\n    os.wait()").check(
         "in child\n",
         "",
@@ -105,12 +105,32 @@ fn a_python_that_ends_itself_ends_the_run_and_the_next_one_says_so() {
         return;
     }
     let (_kernel, agent) = Kernel::start();
-    agent.code("import os; print('x', flush=True); os._exit(5)").check("x\n", "", 5);
-    let next = agent.code("print('new')");
-    let note = "berth-runner: Python was ended by exit code 5; a new one starts, earlier names are gone\n";
-    next.check("new\n", note, 0);
-    agent.code("import os; os.kill(os.getpid(), 9)").check("", "", -9);
-    assert!(agent.code("").err().contains("signal 9"));
+    let ended = |how: &str| format!("berth-runner: Python was ended by {how}\n");
+    let code = "import os; print('x', flush=True); os._exit(5)";
+    agent.code(code).check("x\n", &ended("its own exit with code 5"), 5);
+    let new = "berth-runner: a new Python is started: the names of earlier code are gone\n";
+    agent.code("print('new')").check("new\n", new, 0);
+    agent.code("print('once')").check("once\n", "", 0);
+    let killed = ended("signal 9 (SIGKILL, as happens when memory runs out)");
+    agent.code("import os; os.kill(os.getpid(), 9)").check("", &killed, -9);
+    agent.code("").check("", new, 0);
+    let crashed = agent.code("import ctypes\nctypes.string_at(0)");
+    assert_eq!(crashed.exit_code, Some(-11));
+    let text = crashed.err();
+    assert!(text.contains("\"<code 2>\", line 2 in <module>"), "{text}");
+    assert!(text.ends_with(&ended("signal 11 (SIGSEGV, a crash of code that is not Python)")), "{text}");
+    // While nothing runs.
+    agent.code("import os, threading, time; print(os.getpid())");
+    let idle = agent.code("print(os.getpid())");
+    kill(&idle.out());
+    wait_until("it is gone", || !is_alive(&idle.out()));
+    agent.status();
+    let said = agent.code("1").err();
+    assert!(said.starts_with("berth-runner: Python was ended by signal 9"), "{said}");
+    assert!(
+        said.ends_with("while nothing ran; a new one is started: the names of earlier code are gone\n"),
+        "{said}"
+    );
     // With a child that holds the pipes and the control socket.
     let forked = "import os, time\nif os.fork() == 0:\n    time.sleep(1000)\nos._exit(6)";
     assert_eq!(agent.code(forked).exit_code, Some(6));
@@ -136,6 +156,14 @@ fn python_survives_closed_streams_and_threads_that_outlive_their_run() {
     agent.run().check("", "", 0);
 }
 
+fn complete(agent: &Agent, request: serde_json::Value) -> Vec<String> {
+    agent.send("complete", request.to_string());
+    let (kind, payload) = agent.receive();
+    assert_eq!(kind, "completion");
+    let reply: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+    serde_json::from_value(reply["suggestions"].clone()).unwrap()
+}
+
 #[test]
 fn completions_come_from_the_names_of_earlier_code() {
     if no_python() {
@@ -143,9 +171,54 @@ fn completions_come_from_the_names_of_earlier_code() {
     }
     let (_kernel, agent) = Kernel::start();
     agent.code("bananas = 1; bandana = 2").check("", "", 0);
-    agent.send("complete", "{\"code\": \"print(ban\", \"line\": \"print(ban\"}");
-    let (kind, payload) = agent.receive();
-    let reply: serde_json::Value = serde_json::from_slice(&payload).unwrap();
-    assert_eq!(kind, "completion");
-    assert_eq!(reply, serde_json::json!({"suggestions": ["bananas", "bandana"]}));
+    let line = "print(ban";
+    let request = serde_json::json!({"code": line, "line": line, "row": 0, "col": 9, "post": ")"});
+    assert_eq!(complete(&agent, request), ["bananas", "bandana"]);
+    // The word at the cursor, not the last one.
+    let whole = serde_json::json!({"code": "x = 1\nbanan\nprint(x)", "row": 1, "col": 5, "line": "banan", "post": ""});
+    assert_eq!(complete(&agent, whole), ["bananas"]);
+    let several = serde_json::json!({"code": "x = 1\nbananas.to_by", "row": 1, "col": 13, "post": "\nx"});
+    assert_eq!(complete(&agent, several), ["bananas.to_bytes"]);
+    assert_eq!(complete(&agent, serde_json::json!({"code": "nothing_of_that_name"})), [""; 0]);
+    assert_eq!(complete(&agent, serde_json::json!([])), [""; 0]);
+
+    agent.code("globals().update({'many%d' % i: i for i in range(1000)})").check("", "", 0);
+    assert_eq!(complete(&agent, serde_json::json!({"code": "many"})).len(), 200);
+
+    // What looking at names prints was not asked for.
+    let noisy = "class Noisy:\n    def __dir__(self):\n        print('noise')\n        return ['quiet']\nnoisy = Noisy()";
+    agent.code(noisy).check("", "", 0);
+    assert_eq!(complete(&agent, serde_json::json!({"code": "noisy.q"})), ["noisy.quiet"]);
+    agent.code("print('after')").check("after\n", "", 0);
+}
+
+#[test]
+fn a_completion_without_end_is_given_up_and_holds_up_no_code() {
+    if no_python() {
+        return;
+    }
+    let (_kernel, agent) = Kernel::start();
+    let endless =
+        "class Endless:\n    def __dir__(self):\n        while True: pass\nendless = Endless(); x = 1";
+    agent.code(endless).check("", "", 0);
+    assert_eq!(complete(&agent, serde_json::json!({"code": "endless.a"})), [""; 0]);
+    agent.code("print(x)").check("1\n", "", 0);
+    assert_eq!(complete(&agent, serde_json::json!({"code": "endles"})), ["endless"]);
+}
+
+#[test]
+fn jedi_completes_where_it_is_installed() {
+    let found = Command::new("python3").args(["-c", "import jedi"]).stderr(Stdio::null()).status();
+    if !found.is_ok_and(|status| status.success()) {
+        println!("skipped: no jedi");
+        return;
+    }
+    let (_kernel, agent) = Kernel::start();
+    agent.code("bananas = [1]").check("", "", 0);
+    // Names of the code itself, which has never run.
+    let code = "def pear():\n    return 'x'\npear().upp";
+    let request = serde_json::json!({"code": code, "row": 2, "col": 10, "line": "pear().upp", "post": ""});
+    assert_eq!(complete(&agent, request), [".upper"]);
+    assert_eq!(complete(&agent, serde_json::json!({"code": "bananas.appe"})), ["bananas.append"]);
+    agent.code("print('quiet')").check("quiet\n", "", 0);
 }

@@ -8,6 +8,7 @@ use berth_link::{MessageType, Op, WORD_MAX};
 use super::console::Console;
 use super::feed::{Feed, Pushed};
 use super::interrupt::Interrupt;
+use super::oom::Witness;
 use super::outbox::{Accepted, Outbox};
 use super::pump::Pump;
 use super::tasks::{Event, Task};
@@ -22,6 +23,8 @@ pub struct Dispatch {
     pub pump: Pump,
     /// SIGINT to what runs.
     pub interrupt: Arc<Interrupt>,
+    /// Knows who is gone when memory ran out.
+    pub witness: Arc<Witness>,
     /// The task thread's queue.
     pub tasks: Sender<Event>,
     /// The feed that standard input goes to.
@@ -59,9 +62,18 @@ impl Dispatch {
             Op::GetApps => self.outbox.reply(MessageType::AppsResult, *br#"{"status": "done", "data": []}"#),
             Op::StartService => self.refuse_service(MessageType::ServiceResult, &payload),
             Op::StartModelService => self.refuse_service(MessageType::ModelServiceResult, &payload),
-            Op::Event | Op::ShutdownService => {
+            Op::Event => self.happened(&payload),
+            Op::ShutdownService => {
                 self.console.note(format_args!("{}: {}", op.as_str(), payload.escape_ascii()));
             }
+        }
+    }
+
+    fn happened(&self, payload: &[u8]) {
+        let event: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
+        match event.get("type").and_then(serde_json::Value::as_str) {
+            Some("oom") => self.witness.ask(),
+            _ => self.console.note(format_args!("event: {}", payload.escape_ascii())),
         }
     }
 

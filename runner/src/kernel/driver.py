@@ -1,12 +1,15 @@
-"""The language process of a kernel: runs code in one namespace, as a script would.
+"""The language process of a kernel: runs code in one namespace, and shows its last value as notebooks do.
 
 Started by the runner with the control socket as standard input; the frames are described in driver.rs.
 Output needs no protocol: descriptors 1 and 2 are pipes that the runner reads, so what C code and
-children print is seen too. Python 3.6 and later.
+children print is seen too. Python 3.6 and later. display.py and complete.py stand before this file in one
+program.
 """
 
 import _socket
 import builtins
+import contextlib
+import faulthandler
 import io
 import linecache
 import os
@@ -72,11 +75,30 @@ class Control:
         kind, payload = bytes(self.buffer[4:5]), bytes(self.buffer[5:end])
         del self.buffer[:end]
         fd = None
-        if kind == b"C":
+        if kind in (b"A", b"C"):
             flag, payload = payload[:1], payload[1:]
             if flag == b"1" and self.fds:
                 fd = self.fds.pop(0)
         return kind, payload, fd
+
+
+class Unbroken:
+    """Holds SIGINT back from the main thread: half a frame must be neither sent nor taken."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def __enter__(self):
+        self.is_main = threading.current_thread() is threading.main_thread()
+        if self.is_main:
+            self.driver.held = True
+
+    def __exit__(self, *_failure):
+        if self.is_main:
+            self.driver.held = False
+            if self.driver.pending:
+                self.driver.pending = False
+                raise KeyboardInterrupt
 
 
 class Driver:
@@ -93,9 +115,13 @@ class Driver:
         sys.modules["__main__"] = self.main
         self.names = []
         self.count = 0
-        self.running = False  # SIGINT raises KeyboardInterrupt.
+        self.running = False  # SIGINT raises KeyboardInterrupt,
         self.held = False  # ... but not in this moment,
         self.pending = False  # ... so afterwards.
+        self.completing = False  # SIGINT says that it takes too long.
+        self.acks = None  # Where the runner says how many media it has queued.
+        self.media = 0
+        self.showing = threading.Lock()
         self.stdin = None
         self.has_stdin = False
         self.users_handler = self.on_interrupt
@@ -104,7 +130,10 @@ class Driver:
         self.fflush = None
         sys.argv = [""]
         os.dup2(self.null, 0)
+        # Where C code crashes, the line of Python that called it is worth knowing.
+        faulthandler.enable(self.saved[2])
         self.hook_input()
+        self.display = Display(self.send_media)
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if hasattr(stream, "reconfigure"):
@@ -114,7 +143,7 @@ class Driver:
     # -- interrupts
 
     def on_interrupt(self, number, frame):
-        if os.getpid() != self.pid:
+        if os.getpid() != self.pid or self.completing:
             signal.default_int_handler(number, frame)
         elif self.running:
             if self.held:
@@ -162,17 +191,11 @@ class Driver:
                 raise EOFError("there is no task that could be asked for input")
             self.control.send(b"W", b"1" if is_password else b"0")
             self.control.wait()
-            self.held = True
-            try:
+            with Unbroken(self):
                 frame = self.control.receive()
-            finally:
-                self.held = False
-            if frame[0] != b"I":
-                self.control.frames.append(frame)
-                raise EOFError("the task that asked for input has ended")
-        if self.pending:
-            self.pending = False
-            raise KeyboardInterrupt
+                if frame[0] != b"I":
+                    self.control.frames.append(frame)
+                    raise EOFError("the task that asked for input has ended")
         line = frame[1].decode("utf-8", "replace")
         return line[:-1] if line.endswith("\n") else line
 
@@ -225,6 +248,29 @@ class Driver:
                 self.fflush = ctypes.CDLL(None).fflush
             self.fflush(None)
 
+    # -- media
+
+    def send_media(self, letter, payload):
+        """Sends an item and waits until it is queued: what is printed afterwards comes after it. False in
+        a forked child, which has no part in this conversation."""
+        if os.getpid() != self.pid or self.acks is None:
+            return False
+        self.flush()
+        with self.showing:
+            with Unbroken(self):
+                self.media += 1
+                number = self.media
+                self.control.send(letter, number.to_bytes(4, "big") + payload)
+            # One that was interrupted here has its number still to come.
+            while True:
+                select.select([self.acks], [], [])
+                with Unbroken(self):
+                    answer = os.read(self.acks, 4)
+                if not answer:
+                    os._exit(0)  # The runner is gone.
+                if int.from_bytes(answer, "big") == number:
+                    return True
+
     # -- code
 
     def run(self, source, fd):
@@ -236,23 +282,12 @@ class Driver:
         if len(self.names) > SOURCES_MAX:
             linecache.cache.pop(self.names.pop(0), None)
         self.prepare_streams(fd)
-        code = 0
-        try:
-            try:
-                if self.users_handler is not None:
-                    signal.signal(signal.SIGINT, self.users_handler)
-                self.running = True
-                self.control.send(b"B")
-                exec(compile(source, name, "exec", 0, True), self.main.__dict__)
-            finally:
-                self.running = False
-        except SystemExit as end:
-            self.running = False
-            code = self.exit_code(end.code)
-        except BaseException:
-            self.running = False
-            code = 1
-            self.show(*sys.exc_info())
+        if self.users_handler is not None:
+            signal.signal(signal.SIGINT, self.users_handler)
+        code = self.attempt(lambda: self.execute(source, name))
+        if self.display.figures.are_open():
+            code = self.attempt(self.display.figures.show_all) or code
+        self.display.figures.forget()
         self.flush()
         if os.getpid() != self.pid:
             os._exit(code)  # A forked child that ran to the end of the code.
@@ -262,6 +297,28 @@ class Driver:
             signal.signal(signal.SIGINT, self.on_interrupt)
         self.pending = False
         return code
+
+    def execute(self, source, name):
+        self.control.send(b"B")
+        for part in compile_task(source, name):
+            exec(part, self.main.__dict__)
+
+    def attempt(self, body):
+        """Does what may fail on behalf of the task; the exit code."""
+        try:
+            try:
+                self.running = True
+                body()
+            finally:
+                self.running = False
+        except SystemExit as end:
+            self.running = False
+            return self.exit_code(end.code)
+        except BaseException:
+            self.running = False
+            self.show(*sys.exc_info())
+            return 1
+        return 0
 
     def exit_code(self, code):
         if code is None:
@@ -283,8 +340,8 @@ class Driver:
             if link.tb_frame.f_globals is not globals():
                 last = link
             link = link.tb_next
-        if last is not None:
-            last.tb_next = None
+        if last is not None and last.tb_next is not None and sys.version_info >= (3, 7):
+            last.tb_next = None  # Cannot be set before.
         try:
             value.__traceback__ = trace
             sys.last_type, sys.last_value, sys.last_traceback = kind, value, trace
@@ -299,28 +356,29 @@ class Driver:
 
     def complete(self, payload):
         import json
-        import re
-        import rlcompleter
 
+        found = []
         try:
-            request = json.loads(payload.decode("utf-8", "replace"))
-            text = re.search(r"[\w.]*$", str(request.get("code", ""))).group()
-            completer = rlcompleter.Completer(self.main.__dict__)
-            found = []
-            while text and len(found) < 200:
-                suggestion = completer.complete(text, len(found))
-                if suggestion is None:
-                    break
-                found.append(suggestion)
-        except Exception:
-            found = []
-        return json.dumps({"suggestions": list(dict.fromkeys(found))}).encode()
+            # To look at names may run their code, and what that prints was not asked for.
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                self.completing = True
+                try:
+                    request = json.loads(payload.decode("utf-8", "replace"))
+                    found = suggestions(request, self.main.__dict__)
+                finally:
+                    self.completing = False
+        except BaseException:
+            self.completing = False
+        return json.dumps({"suggestions": found}).encode()
 
     def loop(self):
         while True:
             with self.control.reading:
                 kind, payload, fd = self.control.receive()
-            if kind == b"C":
+            if kind == b"A":
+                os.set_inheritable(fd, False)
+                self.acks = fd
+            elif kind == b"C":
                 code = self.run(payload, fd)
                 self.control.send(b"D", code.to_bytes(4, "big"))
             elif kind == b"Q":

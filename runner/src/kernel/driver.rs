@@ -1,4 +1,5 @@
-//! The language process: a Python that keeps its names over `code` operations (`driver.py`).
+//! The language process: a Python that keeps its names over `code` operations (`driver.py`), shows values
+//! (`display.py`) and completes (`complete.py`).
 //!
 //! It is started as `python3 -c BOOT` with a socket as standard input; the boot line reads the driver's
 //! source from it, so neither a file nor a writable root is needed. The driver then moves the socket to
@@ -7,6 +8,7 @@
 //!
 //! | to the driver | payload |
 //! |---|---|
+//! | `A` | `1`, and the pipe of acknowledgements as ancillary data; the first frame |
 //! | `C` | `1` (and the pipe as ancillary data) or `0`, then source |
 //! | `I` | a line for `input()` |
 //! | `Q` | number: u32, then JSON of `complete` |
@@ -17,14 +19,18 @@
 //! | `D` | exit code: i32 |
 //! | `W` | `1` when the answer must not be shown |
 //! | `S` | number: u32, then JSON of `completion` |
+//! | `M`, `H` | number: u32, then the payload of `media` or `html` |
+//!
+//! An item of media is queued after everything that was printed before it, and only then its number is
+//! written to the pipe of acknowledgements, which the driver waits for: what it prints next comes next.
 
-use std::ffi::OsStr;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, PipeWriter, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -34,14 +40,16 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::Pid;
 
 use super::environment::Environment;
-use super::pump::{Owner, Pump};
+use super::outbox::Outbox;
+use super::pump::{Owner, Patience, Pump};
 use super::tasks::Event;
 use crate::children::Children;
 
-const SOURCE: &str = include_str!("driver.py");
+const SOURCE: &str =
+    concat!(include_str!("display.py"), include_str!("complete.py"), include_str!("driver.py"));
 /// A driver that does not read for that long is stuck.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest frame taken from a driver; completions are the largest.
+/// Largest frame taken from a driver; media are the largest.
 const FRAME_MAX: usize = 16 * 1024 * 1024;
 
 /// What a driver says.
@@ -63,6 +71,27 @@ pub enum Frame {
         /// JSON.
         json: Vec<u8>,
     },
+    /// It shows something, and waits until that is queued.
+    Media {
+        /// The item's number.
+        number: u32,
+        /// `media` or `html`.
+        kind: MessageType,
+        /// The payload of the message.
+        payload: Vec<u8>,
+    },
+}
+
+/// What a driver speaks through, beside the events.
+pub struct Outlets<'a> {
+    /// Starts it.
+    pub children: &'a Children,
+    /// Its output.
+    pub pump: &'a Pump,
+    /// Its media.
+    pub outbox: &'a Arc<Outbox>,
+    /// Everything else it says.
+    pub events: &'a Sender<Event>,
 }
 
 /// A running driver.
@@ -75,11 +104,6 @@ pub struct Driver {
     reader: Option<JoinHandle<()>>,
 }
 
-/// The interpreter, if there is one.
-pub fn interpreter(environment: &Environment) -> Option<PathBuf> {
-    ["python3", "python"].iter().find_map(|name| environment.find(OsStr::new(name)).ok())
-}
-
 impl Driver {
     /// Starts one.
     ///
@@ -89,17 +113,17 @@ impl Driver {
         interpreter: &Path,
         owner: Owner,
         environment: &Environment,
-        children: &Children,
-        pump: &Pump,
-        events: &Sender<Event>,
+        outlets: &Outlets<'_>,
     ) -> io::Result<Self> {
-        let (mut control, theirs) = UnixStream::pair()?;
+        let Outlets { children, pump, outbox, events } = *outlets;
+        let (control, theirs) = UnixStream::pair()?;
         let (stdout, stdout_theirs) = io::pipe()?;
         let (stderr, stderr_theirs) = io::pipe()?;
         let boot = format!(
-            "import os\ns=b''\nwhile len(s)<{0}:\n b=os.read(0,{0}-len(s))\n if not b:os._exit(1)\n s+=b\n\
+            "import os\nMEDIA_MAX={1}\ns=b''\nwhile len(s)<{0}:\n b=os.read(0,{0}-len(s))\n if not b:os._exit(1)\n s+=b\n\
              exec(compile(s,'<berth>','exec'))",
-            SOURCE.len()
+            SOURCE.len(),
+            outbox.message_max()
         );
         let mut command = environment.command(interpreter);
         command.arg("-c").arg(boot);
@@ -113,19 +137,24 @@ impl Driver {
         pump.watch(owner, MessageType::Stdout, stdout.into());
         pump.watch(owner, MessageType::Stderr, stderr.into());
 
+        let mut driver = Self { owner, pid, control, reader: None };
+        let (acks_theirs, acks) = io::pipe()?;
+        // One that sends without end and never looks at them holds nobody up.
+        rustix::io::ioctl_fionbio(&acks, true)?;
         // A failure shows as its end.
-        let _ended = control.write_all(SOURCE.as_bytes());
-        let (mut incoming, frames) = (control.try_clone()?, events.clone());
-        let reader = thread::Builder::new().name("driver".into()).stack_size(64 * 1024).spawn(move || {
-            while let Ok(frame) = read_frame(&mut incoming) {
-                if let Some(frame) = frame
-                    && frames.send(Event::Driver { owner, frame }).is_err()
-                {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { owner, pid, control, reader: Some(reader) })
+        let _ended = driver.control.write_all(SOURCE.as_bytes());
+        let _ended = driver.send(b'A', &[b"1"], Some(acks_theirs.as_fd()));
+        let reading = Reading {
+            owner,
+            control: driver.control.try_clone()?,
+            acks,
+            pump: pump.clone(),
+            outbox: Arc::clone(outbox),
+            events: events.clone(),
+        };
+        let thread = thread::Builder::new().name("driver".into()).stack_size(64 * 1024);
+        driver.reader = Some(thread.spawn(move || reading.run())?);
+        Ok(driver)
     }
 
     /// Hands it code, with the reading end of its standard input if it has one.
@@ -184,6 +213,38 @@ impl Driver {
     }
 }
 
+/// The thread that reads what a driver says.
+struct Reading {
+    owner: Owner,
+    control: UnixStream,
+    acks: PipeWriter,
+    pump: Pump,
+    outbox: Arc<Outbox>,
+    events: Sender<Event>,
+}
+
+impl Reading {
+    fn run(mut self) {
+        while let Ok(frame) = read_frame(&mut self.control) {
+            match frame {
+                Some(Frame::Media { number, kind, payload }) => {
+                    // What was printed before comes before.
+                    self.pump.settle(self.owner, Patience::None);
+                    self.outbox.media(kind, payload);
+                    // Where it fails nobody waits for it.
+                    let _unread = self.acks.write(&number.to_be_bytes());
+                }
+                Some(frame) => {
+                    if self.events.send(Event::Driver { owner: self.owner, frame }).is_err() {
+                        return;
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+}
+
 /// The next frame; none for one that this version does not know.
 fn read_frame(from: &mut impl Read) -> io::Result<Option<Frame>> {
     let mut length = [0; 4];
@@ -196,13 +257,18 @@ fn read_frame(from: &mut impl Read) -> io::Result<Option<Frame>> {
     from.read_exact(&mut body)?;
     let Some((kind, payload)) = body.split_first() else { return Ok(None) };
     let number = payload.first_chunk::<4>();
+    let rest = || payload.get(4..).unwrap_or_default().to_vec();
     Ok(match (kind, number) {
         (b'B', _) => Some(Frame::Begun),
         (b'D', Some(code)) => Some(Frame::Done(i32::from_be_bytes(*code))),
         (b'W', _) => Some(Frame::Waiting { is_password: payload == b"1" }),
-        (b'S', Some(number)) => Some(Frame::Suggestions {
+        (b'S', Some(number)) => {
+            Some(Frame::Suggestions { number: u32::from_be_bytes(*number), json: rest() })
+        }
+        (b'M' | b'H', Some(number)) => Some(Frame::Media {
             number: u32::from_be_bytes(*number),
-            json: payload.get(4..).unwrap_or_default().to_vec(),
+            kind: if *kind == b'M' { MessageType::Media } else { MessageType::Html },
+            payload: rest(),
         }),
         _ => None,
     })
@@ -216,7 +282,7 @@ mod tests {
     fn frames_are_read_and_hostile_ones_are_not() {
         let mut wire: &[u8] =
             b"\0\0\0\x01B\0\0\0\x05D\xff\xff\xff\xf7\0\0\0\x02W1\0\0\0\0\0\0\0\x01?\0\0\0\x02D\0\
-            \0\0\0\x07S\0\0\0\x05{}\xff\xff\xff\xff";
+            \0\0\0\x07S\0\0\0\x05{}\0\0\0\x08H\0\0\0\x01<b>\xff\xff\xff\xff";
         let mut frames = Vec::new();
         while let Ok(frame) = read_frame(&mut wire) {
             frames.push(frame);
@@ -229,6 +295,7 @@ mod tests {
             None,
             None,
             Some(Frame::Suggestions { number: 5, json: b"{}".to_vec() }),
+            Some(Frame::Media { number: 1, kind: MessageType::Html, payload: b"<b>".to_vec() }),
         ];
         assert_eq!(frames, expected);
     }

@@ -61,6 +61,11 @@ impl Environment {
         &self.work
     }
 
+    /// The value of a variable.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.variables.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+
     /// The program that a word means: with a slash the file itself, else the first in `PATH`.
     ///
     /// # Errors

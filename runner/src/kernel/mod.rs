@@ -8,9 +8,12 @@
 //! | `pump` | output pipes and standard input ([`pump`]) | pipes | [`outbox`], [`console`] |
 //! | `out` | sends the [`outbox`] ([`transport`]) | outbox | socket |
 //! | `log` | copies the [`console`] for the engine's log | ring | own stdout, stderr |
-//! | `driver` | reads what the language process says ([`driver`]) | its socket | [`tasks::Event::Driver`] |
+//! | `driver` | reads what the language process says ([`driver`]) | its socket | [`tasks::Event::Driver`], media |
+//! | `questions` | `input()` of batch tasks ([`questions`]) | a socket | [`tasks::Event::Asked`] |
+//! | `oom` | notes what runs, tells who is gone ([`oom`]) | `/proc` | [`outbox`], [`console`] |
 //!
-//! Only `pump`, `tasks` (while it tells the user something) and `log` ever wait for somebody outside.
+//! Only `pump`, `driver`, `oom` and `tasks` (while they have something for the user) and `log` ever wait for
+//! somebody outside.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -25,6 +28,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::children::{Children, end_all};
+use crate::zmtp::SocketType;
 use crate::{Failure, number, sys, value};
 
 mod console;
@@ -33,8 +37,12 @@ mod driver;
 mod environment;
 mod feed;
 mod interrupt;
+mod lobby;
+mod oom;
 mod outbox;
 mod pump;
+mod questions;
+mod steps;
 mod tasks;
 mod transport;
 mod user;
@@ -43,8 +51,11 @@ use console::Console;
 use dispatch::Dispatch;
 use environment::Environment;
 use interrupt::Interrupt;
+use lobby::Lobby;
+use oom::Witness;
 use outbox::Outbox;
 use pump::Pump;
+use questions::Questions;
 use tasks::Tasks;
 use transport::Endpoint;
 use user::Identity;
@@ -55,6 +66,9 @@ const ID_DEFAULT: u32 = 9001;
 const GRACE: Duration = Duration::from_secs(2);
 /// For the last messages and log lines when all has ended.
 const FAREWELL: Duration = Duration::from_millis(300);
+/// Largest payload to an agent that connects by TCP. The reference has no limit but for console output, and that
+/// one (contracts: kernel §1.5).
+const MESSAGE_MAX_TCP: usize = 10 * 1024 * 1024;
 /// Small, so that a kernel costs little; nothing here recurses.
 const STACK: usize = 128 * 1024;
 
@@ -87,6 +101,7 @@ pub fn main(words: Vec<OsString>, started: Timespec) -> Result<ExitCode, Failure
 struct Running {
     outbox: Arc<Outbox>,
     console: Arc<Console>,
+    questions: Arc<Questions>,
 }
 
 impl Running {
@@ -104,6 +119,7 @@ impl Running {
         };
         children.refuse();
         end_all(children, grace);
+        self.questions.remove();
         self.outbox.wait_sent(FAREWELL);
         self.console.wait_written(FAREWELL);
         Ok(())
@@ -114,18 +130,23 @@ fn start_threads(options: &Options, started: f64, children: &Arc<Children>) -> R
     let no_descriptor = |error| Failure::system("make an event descriptor", error);
     let name = options.user_name();
     let environment = Environment::new(&options.work, &options.config, &name);
-    let outbox = Arc::new(Outbox::new(started, incarnation()).map_err(no_descriptor)?);
+    let incarnation = incarnation();
+    let (incoming, outgoing, message_max) = options.endpoints()?;
+    let outbox = Outbox::new(started, incarnation.clone(), message_max);
+    let outbox = Arc::new(outbox.map_err(no_descriptor)?);
     let console = Arc::new(Console::default());
     let (pump, pumping) = Pump::new(Arc::clone(&outbox), Arc::clone(&console)).map_err(no_descriptor)?;
     let interrupt = Arc::new(Interrupt::new(Arc::clone(children)));
     let (sender, events) = channel();
-    let (incoming, outgoing) = options.endpoints()?;
+    let witness = Arc::new(Witness::default());
+    let questions = Arc::new(Questions::new(&incarnation, sender.clone()));
 
     let mut dispatch = Dispatch {
         outbox: Arc::clone(&outbox),
         console: Arc::clone(&console),
         pump: pump.clone(),
         interrupt: Arc::clone(&interrupt),
+        witness: Arc::clone(&witness),
         tasks: sender.clone(),
         feed: None,
         announced: None,
@@ -137,19 +158,22 @@ fn start_threads(options: &Options, started: f64, children: &Arc<Children>) -> R
         pump,
         children: Arc::clone(children),
         interrupt,
+        witness: Arc::clone(&witness),
+        questions: Arc::clone(&questions),
         environment,
         events,
         sender,
         state: tasks::State::default(),
     };
     let (log, in_log, out_log) = (Arc::clone(&console), Arc::clone(&console), Arc::clone(&console));
-    let sending = Arc::clone(&outbox);
+    let (sending, note, answer) = (Arc::clone(&outbox), Arc::clone(&console), Arc::clone(&outbox));
     spawn("log", move || log.write())?;
+    spawn("oom", move || witness.watch(&note, &answer))?;
     spawn("pump", pumping)?;
     spawn("tasks", move || tasks.run())?;
-    spawn("out", move || transport::send(&outgoing, &out_log, &sending))?;
-    spawn("in", move || transport::receive(&incoming, &in_log, |message| dispatch.handle(message)))?;
-    Ok(Running { outbox, console })
+    spawn("out", move || transport::send(outgoing, &out_log, &sending))?;
+    spawn("in", move || transport::receive(incoming, &in_log, |message| dispatch.handle(message)))?;
+    Ok(Running { outbox, console, questions })
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
@@ -198,17 +222,19 @@ impl Options {
         name.to_owned()
     }
 
-    fn endpoints(&self) -> Result<(Endpoint, Endpoint), Failure> {
+    /// Where operations come from, where messages go, and how large those may be.
+    fn endpoints(&self) -> Result<(Endpoint, Endpoint, usize), Failure> {
         if self.link.is_dir() {
             let ipc = |name| Endpoint::Ipc { directory: self.link.clone(), name };
-            return Ok((ipc(berth_link::SOCKET_IN), ipc(berth_link::SOCKET_OUT)));
+            return Ok((ipc(berth_link::SOCKET_IN), ipc(berth_link::SOCKET_OUT), berth_link::MESSAGE_MAX));
         }
         let (port_in, port_out) = self.ports();
-        let listen = |port| {
-            Endpoint::listen(port)
-                .map_err(|error| Failure::system(format!("listen on TCP port {port}"), error))
+        let listen = |port, role| {
+            let what = || format!("listen on TCP port {port} (intrinsic-ports.json may name another)");
+            let lobby = Lobby::listen(port, role).map_err(|error| Failure::system(what(), error))?;
+            Ok(Endpoint::Tcp(lobby))
         };
-        Ok((listen(port_in)?, listen(port_out)?))
+        Ok((listen(port_in, SocketType::Pull)?, listen(port_out, SocketType::Push)?, MESSAGE_MAX_TCP))
     }
 
     /// The contract's ports, or those the agent chose for a kernel in the host's network
@@ -218,7 +244,10 @@ impl Options {
         let ports: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
         let port = |name: &str, default| {
             let number = ports.get(name).and_then(serde_json::Value::as_u64);
-            number.and_then(|number| u16::try_from(number).ok()).unwrap_or(default)
+            number
+                .and_then(|number| u16::try_from(number).ok())
+                .filter(|number| *number > 0)
+                .unwrap_or(default)
         };
         (port("replin", berth_link::PORT_IN), port("replout", berth_link::PORT_OUT))
     }

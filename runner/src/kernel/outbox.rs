@@ -1,6 +1,6 @@
 //! What goes to the agent: one queue, bounded for console output, always open for replies.
 //!
-//! When it is full, [`Outbox::console`] waits, so that the task's pipe fills and the task waits; the
+//! When it is full, [`Outbox::console`] and [`Outbox::media`] wait, so that the task's pipe fills and the task waits; the
 //! thread that takes operations never calls it (design §5). What a task has done is kept here too, since
 //! a `finished` message and what `status` says of it must change in one step.
 
@@ -9,9 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use berth_link::{
-    CHUNK_MAX, EndedTask, Finished, LastTask, MESSAGE_MAX, MessageType, Op, PROTOCOL, RECENT_TASKS, Status,
-};
+use berth_link::{CHUNK_MAX, EndedTask, Finished, LastTask, MessageType, Op, PROTOCOL, RECENT_TASKS, Status};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::feed::Feed;
@@ -33,12 +31,14 @@ pub struct Message {
 }
 
 impl Message {
-    fn is_console(&self) -> bool {
-        matches!(self.kind, MessageType::Stdout | MessageType::Stderr)
+    /// Whether a task can make as many of them as it likes.
+    fn is_output(&self) -> bool {
+        use MessageType::{Html, Media, Stderr, Stdout};
+        matches!(self.kind, Stdout | Stderr | Media | Html)
     }
 
     fn cost(&self) -> usize {
-        if self.is_console() { self.payload.len() + MESSAGE_COST } else { 0 }
+        if self.is_output() { self.payload.len() + MESSAGE_COST } else { 0 }
     }
 }
 
@@ -51,6 +51,7 @@ pub struct Outbox {
     wake: OwnedFd,
     started_at: f64,
     incarnation: String,
+    message_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -83,26 +84,21 @@ pub struct Accepted {
 }
 
 impl Outbox {
-    /// An empty queue of a runner whose `main` began at `started_at`.
+    /// An empty queue of a runner whose `main` began at `started_at`, to an agent that takes payloads of
+    /// `message_max` bytes.
     ///
     /// # Errors
     /// When the system has no room for one more descriptor.
-    pub fn new(started_at: f64, incarnation: String) -> rustix::io::Result<Self> {
+    pub fn new(started_at: f64, incarnation: String, message_max: usize) -> rustix::io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (room, sent) = (Condvar::new(), Condvar::new());
-        Ok(Self { state: Mutex::default(), room, sent, wake, started_at, incarnation })
+        Ok(Self { state: Mutex::default(), room, sent, wake, started_at, incarnation, message_max })
     }
 
     /// Queues output of the task that runs, waiting for room. False when no task runs: nobody would
     /// know where it belongs, so it is only for the log.
     pub fn console(&self, kind: MessageType, payload: &[u8]) -> bool {
-        let mut state = self.state();
-        while state.running.is_some() && state.console_cost >= CONSOLE_MAX {
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.running.is_none() {
-            return false;
-        }
+        let Some(mut state) = self.wait_for_room() else { return false };
         state.output_bytes += payload.len() as u64;
         for part in payload.chunks(CHUNK_MAX) {
             state.console_cost += part.len();
@@ -122,11 +118,29 @@ impl Outbox {
         true
     }
 
-    /// Queues a reply; there is always room. One that the agent would hang up on ([`MESSAGE_MAX`]) counts as
-    /// dropped.
+    /// Queues what the task that runs shows, waiting for room, or drops it as [`Outbox::console`] and
+    /// [`Outbox::reply`] do. It is no console output: nobody counts its bytes.
+    pub fn media(&self, kind: MessageType, payload: Vec<u8>) {
+        if payload.len() > self.message_max {
+            return self.dropped(payload.len());
+        }
+        let Some(mut state) = self.wait_for_room() else { return };
+        let message = Message { kind, payload };
+        state.console_cost += message.cost();
+        state.queue.push_back(message);
+        drop(state);
+        self.wake();
+    }
+
+    /// Longest payload that the agent takes, in bytes.
+    pub fn message_max(&self) -> usize {
+        self.message_max
+    }
+
+    /// Queues a reply; there is always room. One that the agent would hang up on counts as dropped.
     pub fn reply(&self, kind: MessageType, payload: impl Into<Vec<u8>>) {
         let payload = payload.into();
-        if payload.len() > MESSAGE_MAX {
+        if payload.len() > self.message_max {
             return self.dropped(payload.len());
         }
         self.state().queue.push_back(Message { kind, payload });
@@ -280,6 +294,15 @@ impl Outbox {
         }
     }
 
+    /// Waits while the task has written more than was sent; none when no task runs.
+    fn wait_for_room(&self) -> Option<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        while state.running.is_some() && state.console_cost >= CONSOLE_MAX {
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.running.is_some().then_some(state)
+    }
+
     fn wake(&self) {
         // Full means that it is readable already.
         let _full = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -295,10 +318,12 @@ mod tests {
     use std::sync::Arc;
     use std::sync::mpsc;
 
+    use berth_link::MESSAGE_MAX;
+
     use super::*;
 
     fn outbox() -> Arc<Outbox> {
-        Arc::new(Outbox::new(0.0, "test".into()).unwrap())
+        Arc::new(Outbox::new(0.0, "test".into(), MESSAGE_MAX).unwrap())
     }
 
     fn begin(outbox: &Outbox, run: &str) {
@@ -332,6 +357,24 @@ mod tests {
                 (MessageType::Finished, b"{\"exitCode\": 0}".to_vec()),
             ]
         );
+    }
+
+    #[test]
+    fn media_are_queued_in_order_and_never_longer_than_the_agent_takes() {
+        let outbox = outbox();
+        outbox.media(MessageType::Media, b"nobody's".to_vec());
+        begin(&outbox, "a");
+        outbox.console(MessageType::Stdout, b"a");
+        outbox.media(MessageType::Html, b"<b>".to_vec());
+        outbox.media(MessageType::Media, vec![0; MESSAGE_MAX + 1]);
+        outbox.console(MessageType::Stdout, b"b");
+        assert!(outbox.state().console_cost > 0);
+        let expected = [("a", MessageType::Stdout), ("<b>", MessageType::Html), ("b", MessageType::Stdout)];
+        let expected = expected.map(|(payload, kind)| (kind, payload.as_bytes().to_vec()));
+        assert_eq!(take_all(&outbox), expected);
+        let state = outbox.state();
+        assert_eq!((state.console_cost, state.output_bytes), (0, 2));
+        assert_eq!(state.dropped_bytes, MESSAGE_MAX as u64 + 1);
     }
 
     #[test]

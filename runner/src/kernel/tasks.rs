@@ -7,9 +7,8 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -19,12 +18,15 @@ use berth_link::{MessageType, Op};
 use rustix::process::Signal;
 
 use super::console::Console;
-use super::driver::{Driver, Frame, interpreter};
+use super::driver::{Driver, Frame, Outlets};
 use super::environment::{Environment, Missing, no_input};
 use super::feed::Feed;
 use super::interrupt::Interrupt;
+use super::oom::Witness;
 use super::outbox::Outbox;
 use super::pump::{Owner, Patience, Pump};
+use super::questions::{Question, Questions, Talk};
+use super::steps::{self, Step, interpreter};
 use crate::children::Children;
 
 /// Exit codes as shells and the contract use them (kernel §1.4).
@@ -68,6 +70,8 @@ pub enum Event {
     Input(Vec<u8>),
     /// A completion request.
     Complete(Vec<u8>),
+    /// A batch task wants a line of input.
+    Asked(Question),
 }
 
 /// The thread's state.
@@ -82,6 +86,10 @@ pub struct Tasks {
     pub children: Arc<Children>,
     /// Told what can be interrupted.
     pub interrupt: Arc<Interrupt>,
+    /// Told when something runs.
+    pub witness: Arc<Witness>,
+    /// Lets batch tasks ask.
+    pub questions: Arc<Questions>,
     /// What tasks see.
     pub environment: Environment,
     /// The channel of events.
@@ -97,8 +105,8 @@ pub struct Tasks {
 pub struct State {
     waiting: VecDeque<Task>,
     driver: Option<Driver>,
-    /// How the last driver ended, until the next code was told.
-    driver_lost: Option<i32>,
+    /// What the next code is told of the end of the driver before it.
+    driver_lost: Option<String>,
     last_owner: u64,
     last_completion: u32,
     build_failed: bool,
@@ -132,10 +140,14 @@ impl Tasks {
         let Task { op, payload, feed } = task;
         self.outbox.begin();
         self.interrupt.begin();
+        self.witness.begin();
         let code = match op {
             Op::Code => self.run_code(&payload, feed.as_ref()),
             Op::Argv => self.run_argv(&payload, feed.as_ref()),
-            Op::Exec if std::mem::take(&mut self.state.build_failed) => NOTHING_TO_RUN,
+            Op::Exec if std::mem::take(&mut self.state.build_failed) => {
+                self.say("the build before it has failed, so this is not run");
+                NOTHING_TO_RUN
+            }
             _ => self.run_step(op, &payload, feed.as_ref()),
         };
         if op == Op::Build {
@@ -146,52 +158,33 @@ impl Tasks {
             self.pump.wake();
         }
         self.interrupt.over();
+        self.witness.over();
         self.outbox.finish(code);
     }
 
     /// The three forms of clean, build and exec.
     fn run_step(&mut self, op: Op, payload: &[u8], feed: Option<&Arc<Feed>>) -> i32 {
-        let work = self.environment.work().to_owned();
-        let mut command = match (op, payload) {
-            (_, b"") => return 0,
-            (Op::Exec, b"*") => {
-                let Some(python) = interpreter(&self.environment) else {
-                    self.say("no Python in this image, and `*` runs main.py by it");
-                    return NOTHING_TO_RUN;
-                };
-                if !work.join("main.py").is_file() {
-                    self.say("there is no main.py to run");
-                    return NOTHING_TO_RUN;
-                }
-                let mut command = self.environment.command(&python);
-                command.arg("main.py");
-                command
+        let (program, words) = match steps::step(op, payload, &self.environment) {
+            Step::Skip => return 0,
+            Step::Missing(what) => {
+                self.say(what);
+                return NOTHING_TO_RUN;
             }
-            (Op::Build, b"*") if work.join("Makefile").is_file() => match self.shell(b"make") {
-                Some(command) => command,
-                None => return NOTHING_TO_RUN,
-            },
-            (_, b"*") => return 0,
-            (_, text) => match self.shell(text) {
-                Some(command) => command,
-                None => return NOTHING_TO_RUN,
-            },
+            Step::Run(program, words) => (program, words),
         };
+        let mut command = self.environment.command(&program);
+        command.args(words);
         if op == Op::Exec {
             command.env("_BACKEND_BATCH_MODE", "1");
+            // Without a standard input of its own it may ask for lines.
+            if feed.is_none()
+                && interpreter(&self.environment).is_some()
+                && !self.questions.hook(&mut command, &self.environment)
+            {
+                self.console.note("no folder for the socket of `input()` could be made: tasks cannot ask");
+            }
         }
         self.run_command(command, OsStr::new("the task"), feed)
-    }
-
-    fn shell(&self, text: &[u8]) -> Option<Command> {
-        let shell = Path::new("/bin/sh");
-        if !shell.exists() {
-            self.say("no /bin/sh in this image: only exact words (`argv`) can be run");
-            return None;
-        }
-        let mut command = self.environment.command(shell);
-        command.arg("-c").arg(OsStr::from_bytes(text));
-        Some(command)
     }
 
     fn run_argv(&mut self, payload: &[u8], feed: Option<&Arc<Feed>>) -> i32 {
@@ -236,9 +229,17 @@ impl Tasks {
         }
         // The command holds the pipes' other ends.
         drop(command);
+        let mut talk = Talk::default();
         let code = loop {
             match self.events.recv() {
                 Ok(Event::Ended { owner: ended, code }) if ended == owner => break code,
+                Ok(Event::Asked(question)) => {
+                    // What was printed before the question comes before the question.
+                    self.pump.settle(owner, Patience::None);
+                    self.outbox.reply(MessageType::WaitingInput, "");
+                    talk.ask(question);
+                }
+                Ok(Event::Input(line)) => talk.answer(line),
                 Ok(event) => self.aside(event),
                 Err(_) => break -1,
             }
@@ -275,9 +276,8 @@ impl Tasks {
     }
 
     fn run_code(&mut self, source: &[u8], feed: Option<&Arc<Feed>>) -> i32 {
-        if let Some(code) = self.state.driver_lost.take() {
-            let how = if code < 0 { format!("signal {}", -code) } else { format!("exit code {code}") };
-            self.say(format_args!("Python was ended by {how}; a new one starts, earlier names are gone"));
+        if let Some(lost) = self.state.driver_lost.take() {
+            self.say(lost);
         }
         let mut driver = match self.state.driver.take() {
             Some(driver) => driver,
@@ -287,8 +287,13 @@ impl Tasks {
                     return NOTHING_TO_RUN;
                 };
                 let owner = self.next_owner();
-                let (environment, children) = (&self.environment, &self.children);
-                match Driver::start(&python, owner, environment, children, &self.pump, &self.sender) {
+                let outlets = Outlets {
+                    children: &self.children,
+                    pump: &self.pump,
+                    outbox: &self.outbox,
+                    events: &self.sender,
+                };
+                match Driver::start(&python, owner, &self.environment, &outlets) {
                     Ok(driver) => driver,
                     Err(error) => {
                         self.say(format_args!("{}: {error}", python.display()));
@@ -315,9 +320,11 @@ impl Tasks {
             }
             End::Lost(code) => {
                 self.pump.settle(driver.owner, Patience::Quiet);
-                let code = self.last_word(driver).unwrap_or(code);
-                self.state.driver_lost = Some(code);
-                code
+                let done = self.last_word(driver);
+                self.say(format_args!("Python was ended by {}", how(code)));
+                self.state.driver_lost =
+                    Some("a new Python is started: the names of earlier code are gone".to_owned());
+                done.unwrap_or(code)
             }
         }
     }
@@ -349,7 +356,7 @@ impl Tasks {
                         self.outbox.reply(MessageType::WaitingInput, payload);
                         asks = true;
                     }
-                    Frame::Suggestions { .. } => {}
+                    Frame::Suggestions { .. } | Frame::Media { .. } => {}
                 },
                 Ok(Event::Ended { owner, code }) if owner == driver.owner => return End::Lost(code),
                 Ok(Event::Input(line)) => answers.push_back(line),
@@ -384,15 +391,16 @@ impl Tasks {
             Event::Task(task) => self.state.waiting.push_back(task),
             Event::Ended { owner, code } => {
                 if let Some(driver) = self.state.driver.take_if(|driver| driver.owner == owner) {
-                    self.console
-                        .note(format_args!("the language process ended while idle, exit code {code}"));
-                    self.state.driver_lost = Some(code);
+                    let lost = format!("Python was ended by {} while nothing ran", how(code));
+                    self.console.note(&lost);
+                    self.state.driver_lost =
+                        Some(format!("{lost}; a new one is started: the names of earlier code are gone"));
                     self.last_word(driver);
                 }
             }
             Event::Complete(_) => self.outbox.reply(MessageType::Completion, NO_SUGGESTIONS),
-            // Nobody asked.
-            Event::Input(_) | Event::Driver { .. } => {}
+            // Nobody asked, or a task did that is over: it hears the end.
+            Event::Input(_) | Event::Driver { .. } | Event::Asked(_) => {}
         }
     }
 
@@ -407,6 +415,7 @@ impl Tasks {
     fn suggestions(&mut self, number: u32, request: &[u8]) -> Option<Vec<u8>> {
         self.state.driver.as_mut()?.complete(number, request).ok()?;
         let deadline = Instant::now() + COMPLETION;
+        let pid = self.state.driver.as_ref()?.pid;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
@@ -416,7 +425,12 @@ impl Tasks {
                     return Some(json);
                 }
                 Ok(event) => self.aside(event),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    // Else the next code would wait for it as well.
+                    self.children.signal_one(pid, Signal::INT);
+                    return None;
+                }
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
             self.state.driver.as_ref()?;
         }
@@ -438,6 +452,22 @@ impl Tasks {
 enum End {
     Done(i32),
     Lost(i32),
+}
+
+/// How the language process was ended.
+fn how(code: i32) -> String {
+    let what = match Signal::from_named_raw(code.saturating_neg()) {
+        Some(Signal::KILL) => "SIGKILL, as happens when memory runs out",
+        Some(Signal::SEGV) => "SIGSEGV, a crash of code that is not Python",
+        Some(Signal::ABORT) => "SIGABRT, a crash of code that is not Python",
+        Some(Signal::BUS) => "SIGBUS, a crash of code that is not Python",
+        _ => "",
+    };
+    match (code, what) {
+        (0.., _) => format!("its own exit with code {code}"),
+        (_, "") => format!("signal {}", code.saturating_neg()),
+        (_, what) => format!("signal {} ({what})", code.saturating_neg()),
+    }
 }
 
 /// A pipe whose writing end does not block.

@@ -1,7 +1,7 @@
 //! The two sockets: one thread receives operations, one sends the outbox.
 //!
 //! Where the link directory exists this side connects, for ever, so that an agent may go away and come
-//! back; else it listens on TCP and the peer that came last wins (design §5). A message whose write
+//! back; else it listens on TCP and the peer that shook hands last wins ([`super::lobby`], design §5). A message whose write
 //! broke half-way is sent again whole on the next connection: the peer discards the half.
 //!
 //! What was written is the peer's: as with every PUSH socket, what an agent that is killed had taken but
@@ -9,7 +9,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::console::Console;
+use super::lobby::{Lobby, Peer};
 use super::outbox::{Message, Outbox};
 use crate::zmtp::{ProtocolError, Session, SocketType, encode_message};
 
@@ -45,46 +45,46 @@ pub enum Endpoint {
         name: &'static str,
     },
     /// Peers connect to us.
-    Tcp(TcpListener),
+    Tcp(Lobby),
 }
 
 impl Endpoint {
-    /// Listens on every address.
-    ///
-    /// # Errors
-    /// When the port is taken.
-    pub fn listen(port: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-        // One that is gone between poll and accept must not stop the thread.
-        listener.set_nonblocking(true)?;
-        Ok(Self::Tcp(listener))
-    }
-
     /// The next peer, however long it takes.
-    fn open(&self, backoff: &mut Duration) -> OwnedFd {
+    fn open(&mut self, role: SocketType, console: &Console, backoff: &mut Duration) -> Peer {
         loop {
-            let opened = match self {
-                Self::Ipc { directory, name } => connect(directory, name),
-                Self::Tcp(listener) => {
-                    // An error shows in accept.
-                    let _seen = poll(&mut [PollFd::new(listener, PollFlags::IN)], None);
-                    accept(listener)
+            match self {
+                Self::Ipc { directory, name } => {
+                    if let Ok(fd) = connect(directory, name) {
+                        return (fd, Session::new(role));
+                    }
+                    thread::sleep(*backoff);
+                    *backoff = (*backoff * 2).min(BACKOFF_MAX);
                 }
-            };
-            if let Ok(fd) = opened {
-                return fd;
+                Self::Tcp(lobby) => {
+                    let timeout = lobby.timeout().map(timespec);
+                    let mut fds: Vec<PollFd<'_>> = watched(lobby).collect();
+                    // An error shows in the turn.
+                    let _seen = poll(&mut fds, timeout.as_ref());
+                    let ready = happened(&fds);
+                    if let Some(peer) = lobby.turn(&ready, console) {
+                        return peer;
+                    }
+                }
             }
-            thread::sleep(*backoff);
-            *backoff = (*backoff * 2).min(BACKOFF_MAX);
         }
     }
 }
 
-fn accept(listener: &TcpListener) -> io::Result<OwnedFd> {
-    let (stream, _) = listener.accept()?;
-    stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)?;
-    Ok(stream.into())
+fn watched(lobby: &Lobby) -> impl Iterator<Item = PollFd<'_>> {
+    lobby.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+}
+
+fn happened(fds: &[PollFd<'_>]) -> Vec<bool> {
+    fds.iter().map(|fd| !fd.revents().is_empty()).collect()
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() }
 }
 
 fn connect(directory: &Path, name: &str) -> io::Result<OwnedFd> {
@@ -105,7 +105,7 @@ enum Broken {
     #[error("the agent closed it")]
     Closed,
     #[error("a peer that came later has replaced it")]
-    Replaced(OwnedFd),
+    Replaced(Box<Peer>),
     #[error("no handshake within {} s", HANDSHAKE.tv_sec)]
     Handshake,
     #[error(transparent)]
@@ -117,7 +117,8 @@ enum Broken {
 /// A connection with what is being written on it.
 struct Connection<'a> {
     fd: OwnedFd,
-    endpoint: &'a Endpoint,
+    endpoint: &'a mut Endpoint,
+    console: &'a Console,
     session: Session,
     wire: Vec<u8>,
     written: usize,
@@ -125,9 +126,9 @@ struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    fn new(fd: OwnedFd, endpoint: &'a Endpoint, role: SocketType) -> Self {
-        let session = Session::new(role);
-        Self { fd, endpoint, session, wire: Vec::new(), written: 0, buffer: vec![0; 64 * 1024] }
+    fn new((fd, session): Peer, endpoint: &'a mut Endpoint, console: &'a Console) -> Self {
+        let buffer = vec![0; 64 * 1024];
+        Self { fd, endpoint, console, session, wire: Vec::new(), written: 0, buffer }
     }
 
     /// Writes what the protocol itself needs, then waits.
@@ -148,32 +149,40 @@ impl<'a> Connection<'a> {
         let mut events = PollFlags::IN;
         events.set(PollFlags::OUT, !self.is_idle());
         let mut fds = vec![PollFd::new(&self.fd, events)];
-        if let Endpoint::Tcp(listener) = self.endpoint {
-            fds.push(PollFd::new(listener, PollFlags::IN));
+        let mut timeout = (!self.session.is_ready()).then_some(HANDSHAKE);
+        if let Endpoint::Tcp(lobby) = &*self.endpoint {
+            fds.extend(watched(lobby));
+            timeout = timeout.or(lobby.timeout().map(timespec));
         }
         let others = fds.len();
         if let Some(wakeup) = wakeup.filter(|_| self.is_idle() && self.session.is_ready()) {
             fds.push(PollFd::new(wakeup, PollFlags::IN));
         }
-        let timeout = (!self.session.is_ready()).then_some(&HANDSHAKE);
-        match poll(&mut fds, timeout) {
-            Ok(0) => return Err(Broken::Handshake),
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) if !self.session.is_ready() => return Err(Broken::Handshake),
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let happened: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let happened = happened(&fds);
         drop(fds);
-        if others == 2
-            && happened.get(1) == Some(&true)
-            && let Endpoint::Tcp(listener) = self.endpoint
-            && let Ok(next) = accept(listener)
+        if let Endpoint::Tcp(lobby) = &mut *self.endpoint
+            && let Some(next) = lobby.turn(happened.get(1..others).unwrap_or_default(), self.console)
         {
-            return Err(Broken::Replaced(next));
+            return Err(Broken::Replaced(Box::new(next)));
         }
         if happened.first() == Some(&true) {
             self.read()?;
         }
         Ok(())
+    }
+
+    /// Takes what the peer has sent before another one took its place.
+    fn read_rest(&mut self) {
+        while let Ok(1..) = rustix::io::ioctl_fionread(&self.fd) {
+            if self.read().is_err() {
+                return;
+            }
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -203,21 +212,28 @@ impl<'a> Connection<'a> {
 }
 
 /// Receives for ever; every message goes to `handle`, which must not wait.
-pub fn receive(endpoint: &Endpoint, console: &Console, mut handle: impl FnMut(Vec<Vec<u8>>)) {
+pub fn receive(endpoint: Endpoint, console: &Console, mut handle: impl FnMut(Vec<Vec<u8>>)) {
     connections(endpoint, SocketType::Pull, console, |connection| {
         loop {
-            if let Err(broken) = connection.turn(None) {
-                return broken;
-            }
+            // Also before the first turn: some may have come with the handshake.
             while let Some(message) = connection.session.next_message() {
                 handle(message);
+            }
+            if let Err(broken) = connection.turn(None) {
+                if let Broken::Replaced(_) = &broken {
+                    connection.read_rest();
+                }
+                while let Some(message) = connection.session.next_message() {
+                    handle(message);
+                }
+                return broken;
             }
         }
     });
 }
 
 /// Sends the outbox for ever.
-pub fn send(endpoint: &Endpoint, console: &Console, outbox: &Arc<Outbox>) {
+pub fn send(endpoint: Endpoint, console: &Console, outbox: &Arc<Outbox>) {
     connections(endpoint, SocketType::Push, console, |connection| {
         loop {
             if connection.session.is_ready() && connection.is_idle() {
@@ -258,7 +274,7 @@ fn send_batch(connection: &mut Connection<'_>, outbox: &Outbox, batch: Vec<Messa
 }
 
 fn connections(
-    endpoint: &Endpoint,
+    mut endpoint: Endpoint,
     role: SocketType,
     console: &Console,
     mut serve: impl FnMut(&mut Connection<'_>) -> Broken,
@@ -266,11 +282,11 @@ fn connections(
     let mut backoff = BACKOFF_MIN;
     let mut next = None;
     loop {
-        let fd = match next.take() {
-            Some(fd) => fd,
-            None => endpoint.open(&mut backoff),
+        let peer = match next.take() {
+            Some(peer) => peer,
+            None => endpoint.open(role, console, &mut backoff),
         };
-        let mut connection = Connection::new(fd, endpoint, role);
+        let mut connection = Connection::new(peer, &mut endpoint, console);
         let broken = serve(&mut connection);
         if connection.session.is_ready() {
             backoff = BACKOFF_MIN;
@@ -278,7 +294,7 @@ fn connections(
             console.note(format_args!("a connection to the agent failed: {broken}"));
         }
         match broken {
-            Broken::Replaced(fd) => next = Some(fd),
+            Broken::Replaced(peer) => next = Some(*peer),
             _ => {
                 thread::sleep(backoff);
                 backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -322,7 +338,7 @@ mod tests {
         let handle = File::open(&directory).unwrap();
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/out", handle.as_raw_fd())).unwrap();
 
-        let outbox = Arc::new(Outbox::new(0.0, "test".into()).unwrap());
+        let outbox = Arc::new(Outbox::new(0.0, "test".into(), berth_link::MESSAGE_MAX).unwrap());
         // Larger than any socket buffer, so that it breaks in the middle.
         let large = vec![7u8; berth_link::MESSAGE_MAX];
         outbox.reply(MessageType::Media, large.clone());
@@ -330,7 +346,7 @@ mod tests {
         let sender = Arc::clone(&outbox);
         // Runs until the test process ends.
         std::thread::spawn(move || {
-            send(&Endpoint::Ipc { directory, name: "out" }, &Console::default(), &sender);
+            send(Endpoint::Ipc { directory, name: "out" }, &Console::default(), &sender);
         });
 
         let (mut stream, mut session) = pull(listener.accept().unwrap().0);

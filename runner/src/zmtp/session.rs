@@ -13,6 +13,9 @@ const FLAG_COMMAND: u8 = 4;
 /// Largest frame, and largest sum of one message's frames, that is taken from a peer. A run's source
 /// code is the largest thing an agent sends.
 pub const MESSAGE_MAX: usize = 64 * 1024 * 1024;
+/// Largest command, and largest frame before the handshake is over: who has not shown who they are has no need
+/// of much memory of ours.
+const COMMAND_MAX: usize = 64 * 1024;
 /// More frames than this in one message can only be a mistake: ours have two.
 const FRAMES_MAX: usize = 64;
 
@@ -56,8 +59,8 @@ pub enum ProtocolError {
     /// A frame with reserved flags, or a command where a message must be.
     #[error("the peer sent a frame that the protocol does not allow")]
     Frame,
-    /// A frame above [`MESSAGE_MAX`].
-    #[error("the peer sent a message of more than {} MiB", MESSAGE_MAX >> 20)]
+    /// A frame above [`MESSAGE_MAX`], or one of a handshake above what any handshake needs.
+    #[error("the peer sent a message of more than {} MiB, or a command of more than {} KiB", MESSAGE_MAX >> 20, COMMAND_MAX >> 10)]
     TooLarge,
     /// A READY that cannot be read.
     #[error("the peer's READY command is malformed")]
@@ -177,6 +180,9 @@ impl Session {
     fn frame(&mut self) -> Result<bool, ProtocolError> {
         let input = self.input.get(self.consumed..).unwrap_or_default();
         let Some((flags, head, size)) = frame_head(input)? else { return Ok(false) };
+        if size > COMMAND_MAX && (flags & FLAG_COMMAND != 0 || self.phase != Phase::Ready) {
+            return Err(ProtocolError::TooLarge);
+        }
         let Some(body) = input.get(head..head + size) else { return Ok(false) };
         if flags & FLAG_COMMAND != 0 {
             if flags & FLAG_MORE != 0 {

@@ -82,6 +82,7 @@ fn hostile_frames_end_the_connection() {
         assert_eq!(ready_pull().receive(bytes), Err(expected));
     };
     check(b"\x02\xff\xff\xff\xff\xff\xff\xff\xff", ProtocolError::TooLarge);
+    check(b"\x06\0\0\0\0\0\x01\0\x01", ProtocolError::TooLarge);
     check(b"\x80\x00", ProtocolError::Frame);
     check(b"\x05\x01\x00", ProtocolError::Frame);
     check(b"\x04\x01\x09", ProtocolError::Frame);
