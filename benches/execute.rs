@@ -5,7 +5,7 @@
 //! * `beside`: the same by the door alone, beside a kernel that computes, and beside one that prints at full speed;
 //! * `many`: 10,000 executions by 8 clients over 32 kernels, each of which must get its own output.
 
-#![expect(clippy::unwrap_used, reason = "it may panic")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "it may panic")]
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "../tests/support/engines.rs"]

@@ -1,7 +1,7 @@
 //! Calls as a manager makes them, against an agent with kernels: the execution path from the RPC port to the
 //! language process and back.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are part of the tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers are part of the tests")]
 
 #[path = "support/engines.rs"]
 #[allow(dead_code, reason = "each test uses what it needs of it")]

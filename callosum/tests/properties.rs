@@ -1,5 +1,7 @@
 //! What holds for every value and for any bytes.
 
+#![expect(clippy::unwrap_used, reason = "within proptest's macro")]
+
 use bytes::Bytes;
 use callosum::{
     BODY_MAX, Call, Header, MessageKind, Value, decode_body, decode_reply, encode_call, encode_result,

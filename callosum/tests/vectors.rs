@@ -1,6 +1,8 @@
 //! Frames that a manager 26.9.6 and its own agent exchanged (`vectors/rpc.json`), and the extension types as
 //! that release packs them (`vectors/extensions.json`).
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers are part of the tests")]
+
 use callosum::{
     Call, CallId, Header, ImageRef, MessageKind, Outcome, Value, decode_body, decode_reply, encode_call,
     encode_result,

@@ -136,7 +136,7 @@ pub struct Attach {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
     /// The runner answered `status`. The first answer means that the kernel is ready.
-    Answered(RunnerStatus),
+    Answered(Box<RunnerStatus>),
     /// The runner has not answered `status` for that long.
     Silent(Duration),
     /// A run has ended.

@@ -151,8 +151,7 @@ fn lengths_beyond_the_end_are_refused() {
 #[test]
 fn bombs_stay_as_small_as_they_are() {
     // Each tuple holds the one before twice: 2^5000 leaves for whoever copies.
-    let doubling =
-        Pickle::default().op(b"N\x94").op(&b"h\x00h\x00\x86\x94".repeat(1)).op(&b"\x85\x94".repeat(5000));
+    let doubling = Pickle::default().op(b"N\x94").op(b"h\x00h\x00\x86\x94").op(&b"\x85\x94".repeat(5000));
     check(Kind::Enum, doubling, Err(PickleError::Stack));
     let deep = Pickle::default().op(b")").op(&b"\x85".repeat(PICKLE_MAX - 10));
     check(Kind::Enum, deep, Err(PickleError::Shape("enum")));

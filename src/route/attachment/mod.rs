@@ -126,7 +126,7 @@ pub(super) struct Attachment {
     /// Calls that came before it.
     held: Vec<Held>,
     /// Ended runs whose clients have not been told.
-    kept: Vec<Box<Window>>,
+    kept: Vec<Window>,
     inquiries: Inquiries<Who>,
     inquiry_timer: Option<Key>,
     outbox: VecDeque<(Op, Bytes)>,
@@ -395,7 +395,7 @@ impl Attachment {
                 Pinger::Door(caller) => cx.answer(caller, door::Answer::Pinged(Some(status.started_at))),
             }
         }
-        self.report(Some(Report::Answered(status)), cx);
+        self.report(Some(Report::Answered(Box::new(status))), cx);
         self.arm_keepalive(cx);
         for rejoin in std::mem::take(&mut self.rejoining) {
             self.rejoin(rejoin, cx);
@@ -497,7 +497,7 @@ impl Attachment {
             && let Some((_, outlet)) = self.outlets.remove(at)
         {
             match outlet {
-                Outlet::Window(window) => self.ended_window(window, end.clone(), cx),
+                Outlet::Window(window) => self.ended_window(*window, end.clone(), cx),
                 // Dropping the outlet hands its last batch over.
                 mut stream => stream.push(Output::Ended(end.clone())),
             }

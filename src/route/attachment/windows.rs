@@ -59,7 +59,7 @@ impl Attachment {
                 self.submit(request, outlet, cx)
             }
             (Found::Past(end), Mode::Continue | Mode::Input(_)) => {
-                let mut window = Box::new(Window::new(cx.inbox, run.clone()));
+                let mut window = Window::new(cx.inbox, run.clone());
                 window.push(Output::Started);
                 window.push(Output::Ended(end));
                 self.keep(window);
@@ -101,7 +101,7 @@ impl Attachment {
                 (None, None) => Found::Nowhere,
             };
         };
-        let mut window = Box::new(Window::new(cx.inbox, run.clone()));
+        let mut window = Window::new(cx.inbox, run.clone());
         if tap.position() > 0 {
             // What an earlier agent had read, it may have handed out.
             window.push(Output::Lost(0));
@@ -115,7 +115,7 @@ impl Attachment {
         outlet.flush();
         tap.into_records(|output| window.push(output));
         window.push(Output::Started);
-        *outlet = Outlet::Window(window);
+        *outlet = Outlet::Window(Box::new(window));
         self.step(Input::ClientBack { run: run.clone(), timeout: None }, cx);
         Found::Window
     }
@@ -126,11 +126,11 @@ impl Attachment {
             Outlet::Window(window) if of == run => Some(&mut **window),
             _ => None,
         });
-        live.or_else(|| self.kept.iter_mut().find(|window| window.run() == run).map(|window| &mut **window))
+        live.or_else(|| self.kept.iter_mut().find(|window| window.run() == run))
     }
 
     /// Keeps what is left of an ended run.
-    pub(super) fn keep(&mut self, window: Box<Window>) {
+    pub(super) fn keep(&mut self, window: Window) {
         if self.kept.len() >= MAX_KEPT {
             tracing::warn!(kernel = %self.kernel, "output of a run that nobody polls any more is dropped");
             self.kept.remove(0);
@@ -223,7 +223,7 @@ impl Attachment {
     }
 
     /// A run with a window has ended.
-    pub(super) fn ended_window(&mut self, mut window: Box<Window>, end: RunEnd, cx: &mut Context<'_>) {
+    pub(super) fn ended_window(&mut self, mut window: Window, end: RunEnd, cx: &mut Context<'_>) {
         let run = window.run().clone();
         window.push(Output::Ended(end));
         self.keep(window);
@@ -261,7 +261,7 @@ impl Attachment {
             Outlet::Window(window) => Some(&**window),
             Outlet::Stream(_) => None,
         });
-        live.chain(self.kept.iter().map(|window| &**window))
+        live.chain(&self.kept)
             .flat_map(|window| {
                 window.waiting.as_ref().and_then(|call| call.timer).into_iter().chain(window.unpolled)
             })
