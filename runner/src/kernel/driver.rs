@@ -235,9 +235,9 @@ impl Reading {
                     let _unread = self.acks.write(&number.to_be_bytes());
                 }
                 Some(frame) => {
-                    if self.events.send(Event::Driver { owner: self.owner, frame }).is_err() {
-                        return;
-                    }
+                    let told = self.events.send(Event::Driver { owner: self.owner, frame });
+                    // The task thread lives as long as the program.
+                    drop(told);
                 }
                 None => {}
             }
