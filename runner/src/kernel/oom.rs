@@ -101,20 +101,22 @@ impl Witness {
         }
     }
 
-    /// Those that were noted and are gone; waits for the first.
+    /// Those that were noted and are gone; waits for the first, and goes on noting meanwhile.
     fn gone(&self) -> Vec<Seen> {
-        let noted = {
+        let mut noted = {
             let state = self.state();
             let is_recent = state.noted_at.is_some_and(|at| at.elapsed() < RECENT);
             if is_recent { union(&state.notes) } else { Vec::new() }
         };
         let deadline = Instant::now() + GONE_WITHIN;
         loop {
-            let living = descendants();
-            let gone: Vec<Seen> = noted.iter().filter(|seen| !living.contains(&seen.pid)).cloned().collect();
-            if !gone.is_empty() || noted.is_empty() || Instant::now() >= deadline {
+            let now = look();
+            let (living, gone): (Vec<Seen>, Vec<Seen>) =
+                noted.into_iter().partition(|seen| now.iter().any(|other| other.pid == seen.pid));
+            if !gone.is_empty() || Instant::now() >= deadline {
                 return gone;
             }
+            noted = union(&[now, living]);
             thread::sleep(LOOKED_EVERY);
         }
     }
