@@ -108,7 +108,8 @@ fn memory_that_ran_out_is_said_with_who_is_gone() {
         if kind == "stdout" {
             for pid in String::from_utf8(payload).unwrap().lines() {
                 kill(pid);
-                killed.push(format!("sleep 987654 (pid {pid})\n"));
+                // By its number alone: between fork and exec it is still called as the shell is.
+                killed.push(format!(" (pid {pid})\n"));
             }
         } else {
             run.take(&kind, payload);

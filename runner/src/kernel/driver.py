@@ -348,7 +348,10 @@ class Driver:
             if sys.excepthook is not sys.__excepthook__:
                 sys.excepthook(kind, value, trace)
             else:
-                traceback.print_exception(kind, value, trace)
+                lines = traceback.TracebackException(kind, value, trace)
+                if sys.version_info < (3, 7):
+                    lines.stack[:] = [line for line in lines.stack if line.filename != "<berth>"]
+                print("".join(lines.format()), file=sys.stderr, end="")
         except BaseException:
             os.write(self.saved[2], ("%s (its traceback could not be shown)\n" % kind.__name__).encode())
 
