@@ -112,7 +112,7 @@ fn is_word(group: &[u8; 5]) -> bool {
 mod tests {
     use super::*;
 
-    // As pyzmq 27 wrote it; the keys are those of ZeroMQ's own documentation.
+    // As pyzmq 26.4 writes it, with the pair of keys from zmq_curve(7).
     const FILE: &str = r#"#   ****  Generated on 2026-11-25 04:56:12.718281 by pyzmq  ****
 #   ZeroMQ CURVE **Secret** Certificate
 #   DO NOT PROVIDE THIS FILE TO OTHER USERS nor change its permissions.
@@ -121,6 +121,16 @@ metadata
 curve
     public-key = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"
     secret-key = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs"
+"#;
+    const PUBLIC_FILE: &str = r#"#   ****  Generated on 2026-11-25 04:56:12.718281 by pyzmq  ****
+#   ZeroMQ CURVE Public Certificate
+#   Exchange securely, or use a secure mechanism to verify the contents
+#   of this file after exchange. Store public certificates in your home
+#   directory, in the .curve subdirectory.
+
+metadata
+curve
+    public-key = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"
 "#;
     const PUBLIC: &str = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID";
 
@@ -133,9 +143,8 @@ curve
     #[test]
     fn files_of_pyzmq_are_read() {
         check(FILE, Ok((PUBLIC, true)));
-        let public_only: String =
-            FILE.lines().filter(|line| !line.contains("secret-key")).collect::<Vec<_>>().join("\r\n");
-        check(&public_only, Ok((PUBLIC, false)));
+        check(PUBLIC_FILE, Ok((PUBLIC, false)));
+        check(&PUBLIC_FILE.replace('\n', "\r\n"), Ok((PUBLIC, false)));
         check(&FILE.replace('"', "'"), Ok((PUBLIC, true)));
         check(&FILE.replace("metadata", "metadata\n    name = \"public-key\""), Ok((PUBLIC, true)));
     }
