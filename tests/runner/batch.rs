@@ -47,7 +47,6 @@ fn every_step_is_answered_in_each_of_its_forms() {
 }
 
 #[test]
-#[ignore = "on a busy machine the runner was once silent for a minute here; which step waits is not known yet"]
 fn input_of_a_batch_task_asks_the_client() {
     if no_python() {
         return;
@@ -85,12 +84,19 @@ fn input_of_a_batch_task_asks_the_client() {
     fs::write(kernel.work("own/sitecustomize.py"), "import builtins; builtins.own = 'own'\n").unwrap();
     agent.send("exec", "PYTHONPATH=$PYTHONPATH:own python3 -c 'import sitecustomize; print(own, sitecustomize.__file__[-20:])'");
     agent.run().check("own own/sitecustomize.py\n", "", 0);
-    // One that outlives its task hears the end.
-    agent.send("exec", "python3 -c 'input()' 2>left & until [ -e left ]; do sleep 0.01; done");
+    // One that outlives its task hears the end, and does not ask whoever comes after it.
+    let asks =
+        "import os, time\nopen('is-there', 'w')\nwhile not os.path.exists('ask'): time.sleep(0.01)\ninput()";
+    fs::write(kernel.work("late.py"), asks).unwrap();
+    agent.send(
+        "exec",
+        "python3 -c 'input()' 2>left & python3 late.py 2>late & until [ -e is-there ]; do sleep 0.01; done",
+    );
     let run = agent.run();
     assert_eq!(run.exit_code, Some(0));
-    agent.send("exec", "until grep -q EOFError left; do sleep 0.01; done");
-    agent.run();
+    agent
+        .send("exec", "touch ask; until grep -q EOFError left && grep -q EOFError late; do sleep 0.01; done");
+    agent.run().check("", "", 0);
     // Without a client to ask, as in a build, input has ended.
     let build = step(&agent, "build", "python3 -c 'input()'");
     assert!(build.err().ends_with("EOFError: EOF when reading a line\n"), "{}", build.err());

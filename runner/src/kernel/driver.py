@@ -49,10 +49,13 @@ class Control:
         with self.writing:
             self.socket.sendall(len(body).to_bytes(4, "big") + body)
 
-    def wait(self):
-        """Until something can be read. Can be interrupted without losing anything."""
-        if not self.frames and not self.has_frame():
-            select.select([self.socket.fileno()], [], [])
+    def wait(self, seconds=None):
+        """Until something can be read, or false. Can be interrupted without losing anything."""
+        return bool(
+            self.frames
+            or self.has_frame()
+            or select.select([self.socket.fileno()], [], [], seconds)[0]
+        )
 
     def has_frame(self):
         return len(self.buffer) >= 4 and len(self.buffer) >= 4 + int.from_bytes(self.buffer[:4], "big")
@@ -190,7 +193,9 @@ class Driver:
             if os.getpid() != self.pid or not self.running:
                 raise EOFError("there is no task that could be asked for input")
             self.control.send(b"W", b"1" if is_password else b"0")
-            self.control.wait()
+            # An interrupt just before a wait without an end would be heard after it.
+            while not self.control.wait(1):
+                pass
             with Unbroken(self):
                 frame = self.control.receive()
                 if frame[0] != b"I":

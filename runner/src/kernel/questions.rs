@@ -1,13 +1,14 @@
 //! `input()` of batch tasks asks the client (contracts: kernel §4.4).
 //!
 //! A folder with a module that every Python reads when it starts (`sitecustomize.py`) and a socket beside it,
-//! made when the first task could need it. Who connects and sends a byte asks; the answer is a line, then the
-//! end. One that hears the end alone has no answer to expect: its task is over.
+//! made when the first task could need it. Who connects and sends the number of its task in a line asks; the
+//! answer is a line, then the end. One that hears the end alone has no answer to expect: its task is over. The
+//! number keeps what an earlier task left behind from asking the client of another one.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -21,12 +22,17 @@ use std::time::Duration;
 use rustix::net::{RecvFlags, recv};
 
 use super::environment::Environment;
+use super::pump::Owner;
 use super::tasks::Event;
 
 const HOOK: &str = include_str!("sitecustomize.py");
 /// Questions at one time; more can only be meant to exhaust our descriptors.
 const OPEN_MAX: usize = 32;
-/// Who asks has to send its byte, and to take its answer, within that time.
+/// The number of the task, in the environment of its Pythons.
+const TASK: &str = "_BERTH_TASK";
+/// Digits of a number and a line feed.
+const NUMBER_MAX: usize = 21;
+/// Who asks has to send its number, and to take its answer, within that time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The folder and its socket.
@@ -44,14 +50,14 @@ impl Questions {
 
     /// Lets the Pythons of a command ask. False when no folder could be made; then they read the end of
     /// their standard input, as they would without us.
-    pub fn hook(&self, command: &mut Command, environment: &Environment) -> bool {
+    pub fn hook(&self, command: &mut Command, task: Owner, environment: &Environment) -> bool {
         let Some(folder) = self.folder.get_or_init(|| self.open(environment.work())) else { return false };
         let mut path = OsString::from(folder);
         if let Some(others) = environment.variable("PYTHONPATH").filter(|others| !others.is_empty()) {
             path.push(":");
             path.push(others);
         }
-        command.env("PYTHONPATH", path);
+        command.env("PYTHONPATH", path).env(TASK, task.0.to_string());
         true
     }
 
@@ -92,7 +98,7 @@ impl Questions {
                     open.fetch_sub(1, Ordering::Relaxed);
                     continue;
                 }
-                let question = Question { stream, open: Arc::clone(&open) };
+                let mut question = Question { stream, task: Owner(0), open: Arc::clone(&open) };
                 if question.was_asked() && events.send(Event::Asked(question)).is_err() {
                     return;
                 }
@@ -106,14 +112,28 @@ impl Questions {
 #[derive(Debug)]
 pub struct Question {
     stream: UnixStream,
+    task: Owner,
     open: Arc<AtomicUsize>,
 }
 
 impl Question {
-    fn was_asked(&self) -> bool {
+    /// Whose question it is.
+    pub fn task(&self) -> Owner {
+        self.task
+    }
+
+    /// Reads whose question it is. Who dawdles keeps only others of the same kernel waiting.
+    fn was_asked(&mut self) -> bool {
         let limits = self.stream.set_read_timeout(Some(PATIENCE));
         let limits = limits.and_then(|()| self.stream.set_write_timeout(Some(PATIENCE)));
-        limits.is_ok() && (&self.stream).read_exact(&mut [0]).is_ok()
+        let mut line = Vec::new();
+        let mut reader = BufReader::with_capacity(NUMBER_MAX, &self.stream).take(NUMBER_MAX as u64);
+        if limits.is_err() || reader.read_until(b'\n', &mut line).is_err() {
+            return false;
+        }
+        let number = str::from_utf8(&line).ok().and_then(|line| line.strip_suffix('\n')?.parse().ok());
+        self.task = Owner(number.unwrap_or_default());
+        number.is_some()
     }
 
     /// Whether there is still somebody to hear the answer.

@@ -5,7 +5,7 @@ also old ones; another module of this name is read afterwards, as if this one we
 """
 
 
-def hook_input(socket_path):
+def hook_input(socket_path, task):
     import builtins
     import os
     import stat
@@ -24,6 +24,7 @@ def hook_input(socket_path):
         """Read a line from standard input; without one, ask the client for it."""
         if sys.stdin is not sys.__stdin__ or not is_empty_stdin():
             return original(prompt)
+        import select
         import socket
 
         asking = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -34,9 +35,12 @@ def hook_input(socket_path):
         with asking:
             sys.stdout.write(str(prompt))
             sys.stdout.flush()
-            asking.sendall(b"?")
+            asking.sendall((task + "\n").encode("ascii"))
             line = b""
             while True:
+                # An interrupt just before a wait without an end would be heard after it.
+                while not select.select([asking], [], [], 1)[0]:
+                    pass
                 part = asking.recv(65536)
                 if not part:
                     break
@@ -55,8 +59,9 @@ def hand_over():
     import sys
 
     here = os.path.dirname(os.path.abspath(__file__))
-    if os.environ.get("_BACKEND_BATCH_MODE") == "1" and sys.version_info[0] >= 3:
-        hook_input(os.path.join(here, "input"))
+    task = os.environ.get("_BERTH_TASK", "")
+    if os.environ.get("_BACKEND_BATCH_MODE") == "1" and task.isdigit() and sys.version_info[0] >= 3:
+        hook_input(os.path.join(here, "input"), task)
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]
     own = sys.modules.pop("sitecustomize")
     try:

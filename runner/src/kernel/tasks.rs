@@ -174,17 +174,18 @@ impl Tasks {
         };
         let mut command = self.environment.command(&program);
         command.args(words);
+        let owner = self.next_owner();
         if op == Op::Exec {
             command.env("_BACKEND_BATCH_MODE", "1");
             // Without a standard input of its own it may ask for lines.
             if feed.is_none()
                 && interpreter(&self.environment).is_some()
-                && !self.questions.hook(&mut command, &self.environment)
+                && !self.questions.hook(&mut command, owner, &self.environment)
             {
                 self.console.note("no folder for the socket of `input()` could be made: tasks cannot ask");
             }
         }
-        self.run_command(command, OsStr::new("the task"), feed)
+        self.run_command(owner, command, OsStr::new("the task"), feed)
     }
 
     fn run_argv(&mut self, payload: &[u8], feed: Option<&Arc<Feed>>) -> i32 {
@@ -205,7 +206,8 @@ impl Tasks {
             Ok(path) => {
                 let mut command = self.environment.command(&path);
                 command.arg0(program).args(rest);
-                self.run_command(command, program, feed)
+                let owner = self.next_owner();
+                self.run_command(owner, command, program, feed)
             }
             Err(Missing::NotFound) => {
                 self.say(format_args!("{}: not found", program.display()));
@@ -218,8 +220,13 @@ impl Tasks {
         }
     }
 
-    fn run_command(&mut self, mut command: Command, name: &OsStr, feed: Option<&Arc<Feed>>) -> i32 {
-        let owner = self.next_owner();
+    fn run_command(
+        &mut self,
+        owner: Owner,
+        mut command: Command,
+        name: &OsStr,
+        feed: Option<&Arc<Feed>>,
+    ) -> i32 {
         match self.start(&mut command, owner, feed) {
             Ok(()) => {}
             Err(error) => {
@@ -233,7 +240,7 @@ impl Tasks {
         let code = loop {
             match self.events.recv() {
                 Ok(Event::Ended { owner: ended, code }) if ended == owner => break code,
-                Ok(Event::Asked(question)) => {
+                Ok(Event::Asked(question)) if question.task() == owner => {
                     // What was printed before the question comes before the question.
                     self.pump.settle(owner, Patience::None);
                     self.outbox.reply(MessageType::WaitingInput, "");
