@@ -65,7 +65,7 @@ impl Routed {
                 runners.push(runner(&context, &link, bytes));
             }
         }
-        let door = Box::new(CallosumDoor::new("i-bench".parse().unwrap()));
+        let door = Box::new(CallosumDoor::new("i-bench".parse().unwrap(), tokio::sync::mpsc::channel(1).0));
         let doorway = Doorway { listen: "tcp://127.0.0.1:0".into(), curve: None, door };
         let endpoint = runtime.block_on(handle.open_door(doorway)).unwrap();
         Self {

@@ -98,9 +98,12 @@ is_root() { [ "$(id -u)" = 0 ]; }
 
 # What the build needs, and what the tests and the tour use beside it.
 # shellcheck disable=SC2034 # used by the scripts that source this file
-BUILD_PACKAGES=(gcc libc6-dev libzmq3-dev pkg-config ca-certificates)
+BUILD_PACKAGES=(gcc libc6-dev libzmq3-dev pkg-config protobuf-compiler libprotobuf-dev ca-certificates)
 # shellcheck disable=SC2034
 TOUR_PACKAGES=(busybox-static bubblewrap python3 curl)
+# Servers of a cluster, which tests start for themselves.
+# shellcheck disable=SC2034
+CLUSTER_PACKAGES=(redis-server etcd-server)
 
 # Whether what a Debian package is wanted for is there, however it came.
 have_package() {
@@ -114,6 +117,10 @@ have_package() {
         busybox-static) [ -x /bin/busybox ] ;;
         ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] ;;
         curl) command -v curl >/dev/null ;;
+        protobuf-compiler) command -v protoc >/dev/null ;;
+        libprotobuf-dev) [ -e /usr/include/google/protobuf/descriptor.proto ] ;;
+        redis-server) command -v redis-server >/dev/null ;;
+        etcd-server) command -v etcd >/dev/null ;;
         *) dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed' ;;
     esac
 }

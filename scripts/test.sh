@@ -3,13 +3,13 @@
 #   scripts/test.sh                          all tests
 #   scripts/test.sh -p berth-runner          those of the runner
 #   scripts/test.sh -- --nocapture interrupt those whose name has "interrupt", with their output
-# Tests that need a Docker engine, bubblewrap, busybox or the official Python client (CPython 3.13) say so and are
-# skipped where there is none.
+# Tests that need a Docker engine, bubblewrap, busybox, Redis, etcd or the official Python client (CPython 3.13) say so
+# and are skipped where there is none.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 step "system packages"
 need_packages "${BUILD_PACKAGES[@]}"
-want_packages "${TOUR_PACKAGES[@]}"
+want_packages "${TOUR_PACKAGES[@]}" "${CLUSTER_PACKAGES[@]}"
 
 step "Rust toolchain"
 need_toolchain

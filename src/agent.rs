@@ -7,24 +7,30 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, ConfigError, Overrides};
 use crate::control::{self, Rooms};
-use crate::drain::{Drain, Draining};
+use crate::drain::Drain;
 use crate::engine::{self, Deadlines, EngineError, EngineInfo, Place, SharedEngine};
 use crate::events::Outbox;
 use crate::ids::{Digest, KernelRef};
 use crate::inventory;
 use crate::kernel::{Files, KernelError, Kernels, Settings, Shared, now_ms, reconcile};
-use crate::manager::door::CallosumDoor;
-use crate::manager::keys;
+use crate::manager::ClusterStatus;
+use crate::manager::methods::{self, Methods};
 use crate::pulse::{self, Beats, Watched};
 use crate::scratch::{Scratch, ScratchError};
 use crate::store::{self, StoreError};
 use crate::{admission, policy, route};
+
+mod cluster;
+mod status;
+
+use cluster::{Around, join_cluster, open_door, rpc_keys};
+pub use status::{DrainStatus, NodeStatus, RpcStatus};
 
 /// Why the agent did not start or had to end; one line and the next step.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +51,6 @@ impl AgentError {
 impl From<ConfigError> for AgentError {
     fn from(error: ConfigError) -> Self {
         let hint = match &error {
-            ConfigError::ClusterMember { .. } => "leave it out to run standalone",
             ConfigError::Read { .. } => "name another file by --config, or make this one readable",
             ConfigError::Syntax { .. } | ConfigError::Mistakes(_) => {
                 "mend the values and try again; `berth serve --check` tries them"
@@ -117,7 +122,7 @@ async fn examine(config: Config) -> Result<(), AgentError> {
     let info = engine.info().await?;
     let policies = start_policies(&config, None).await?;
     let inventory = inventory::detect();
-    let offer = inventory::offer(&policies, Arc::new(inventory)).await;
+    let offer = inventory::offer(&policies, Arc::new(inventory), config.resource).await;
     println!(
         "configuration  {}",
         config.file.as_deref().map_or("defaults".to_owned(), |path| path.display().to_string())
@@ -178,13 +183,14 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     };
     let policies = start_policies(&config, Some(kept.clone())).await?;
     let swap = policy::swap::Swap::new(policies.clone(), opened.handle.clone(), kept, &config.policy);
-    let curve = rpc_keys(&config)?;
+    let (curve, public_key) = rpc_keys(&config)?.map(|keys| (keys.curve, keys.public)).unzip();
     let routing = route::Config { polled_run_limit: config.routing.exec_timeout, ..route::Config::default() };
     let (route, route_thread) = route::start(routing).map_err(|error| {
         AgentError::new(error.to_string(), "see `ulimit -n`; the agent needs two sockets per kernel")
     })?;
     let mut tasks = JoinSet::new();
-    let (offers, reporter) = inventory::watch(policies.clone(), Arc::new(inventory::detect())).await;
+    let (offers, reporter) =
+        inventory::watch(policies.clone(), Arc::new(inventory::detect()), config.resource).await;
     tasks.spawn(named("inventory", reporter));
     tasks.spawn(named("policy-guard", swap.clone().guard()));
     let journal = policies.journal().cloned();
@@ -210,6 +216,7 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
         scratch_root: scratch.root().to_owned(),
         private: config.private,
         rpc: None,
+        cluster: config.cluster.as_ref().map(ClusterStatus::new),
     });
     let outbox = Outbox::open(opened.handle.clone()).await?;
     let drain = Drain::open(opened.handle.clone(), admission.clone()).await?;
@@ -237,13 +244,22 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     tasks.spawn(named("engine-health", engine_health(engine, status_sender.clone())));
     let (pulse_of_admission, pulse_of_route) = (admission.clone(), route.clone());
     // Not before every kernel is known: a call for one that is not would be refused.
-    let rpc = open_door(&config, &route, curve).await?;
-    status_sender.send_modify(|status| status.rpc = rpc);
+    let files = Files::new(kernels.clone());
+    let (workers, jobs) = mpsc::channel(methods::QUEUE);
+    let rpc = open_door(&config, &route, curve, workers).await?;
+    if rpc.is_some() {
+        let methods = Methods::new(kernels.clone(), files.clone(), route.clone());
+        tasks.spawn(named("methods", methods.serve(jobs)));
+    }
+    status_sender.send_modify(|status| status.rpc = rpc.clone());
+    // Not before calls are answered: a heartbeat brings the first of them.
+    let around = Around { offers: &offers, policies: &policies, status: &status_sender };
+    let heartbeat = join_cluster(&config, rpc.as_ref(), public_key, &around, &mut tasks)?;
     let control = control::start(
         &config.control,
         Rooms {
             kernels: kernels.clone(),
-            files: Files::new(kernels.clone()),
+            files,
             route,
             policy: policies,
             swap,
@@ -273,6 +289,8 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     let reload = Reload { overrides, swap: reloaded };
     let ended = until_told(&mut tasks, &supervisor, &reload, config.private).await;
     drop(pulse);
+    // The manager is told first: what it sent from now on would be lost.
+    blocking(move || drop(heartbeat)).await?;
     status_sender.send_modify(|status| status.state = "stopping".to_owned());
     info!(kernels_run_on = !config.private, "stopping");
     control.stop().await;
@@ -288,40 +306,6 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     }
     opened.handle.close().await;
     ended
-}
-
-/// The keys of the RPC port, read before anything is touched.
-fn rpc_keys(config: &Config) -> Result<Option<route::Curve>, AgentError> {
-    let load = |auth: &config::RpcAuth| keys::load(&auth.agent_keypair, &auth.manager_public_key);
-    let loaded = config.agent.rpc_auth.as_ref().map(load).transpose();
-    loaded.map_err(|error| AgentError::new(error.to_string(), error.hint()))
-}
-
-/// Listens for calls where `[routing] rpc-listen` says so; tells where that is.
-async fn open_door(
-    config: &Config,
-    route: &route::Handle,
-    curve: Option<route::Curve>,
-) -> Result<Option<RpcStatus>, AgentError> {
-    let Some(address) = config.routing.rpc_listen.filter(|_| !config.private) else { return Ok(None) };
-    if curve.is_none() && !address.ip().is_loopback() {
-        warn!(
-            %address,
-            "whoever reaches the RPC port may run code in every kernel; set rpc-auth-agent-keypair and \
-             rpc-auth-manager-public-key in [agent]"
-        );
-    }
-    let encrypted = curve.is_some();
-    let door = Box::new(CallosumDoor::new(config.agent.id.clone()));
-    let doorway = route::Doorway { listen: format!("tcp://{address}"), curve, door };
-    let endpoint = route.open_door(doorway).await.map_err(|error| {
-        AgentError::new(
-            error.to_string(),
-            "name another address by [routing] rpc-listen, or end who listens there",
-        )
-    })?;
-    info!(%endpoint, encrypted, "calls are listened for");
-    Ok(Some(RpcStatus { endpoint, encrypted }))
 }
 
 async fn connect(config: &Config, runner: PathBuf) -> Result<SharedEngine, AgentError> {
@@ -493,56 +477,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| AgentError::new(format!("a start-up step ended early: {error}"), "report this"))
-}
-
-/// What `GET /v1/status` tells; kept current by the agent.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct NodeStatus {
-    /// Package version of the agent.
-    pub version: String,
-    /// Agent id (`i-<hostname>`).
-    pub agent: crate::ids::AgentId,
-    /// Instance of the state directory.
-    pub instance: crate::ids::InstanceId,
-    /// The agent's pid.
-    pub pid: u32,
-    /// Unix time in milliseconds of its start.
-    pub started_at_ms: u64,
-    /// `starting`, `ready`, `draining`, `degraded`, `stopping`.
-    pub state: String,
-    /// The drain of the node, when it is drained.
-    #[serde(default)]
-    pub drain: Option<DrainStatus>,
-    /// Why it is degraded, a sentence each.
-    pub problems: Vec<String>,
-    /// The engine.
-    pub engine: Option<crate::engine::EngineInfo>,
-    /// State directory.
-    pub state_dir: std::path::PathBuf,
-    /// Scratch root.
-    pub scratch_root: std::path::PathBuf,
-    /// Whether it is a private agent of one `berth run`.
-    pub private: bool,
-    /// Where calls are listened for.
-    #[serde(default)]
-    pub rpc: Option<RpcStatus>,
-}
-
-/// The RPC port.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct RpcStatus {
-    /// `tcp://ADDRESS:PORT`.
-    pub endpoint: String,
-    /// Only clients with the manager's key are let in, and what they say is encrypted (CURVE).
-    pub encrypted: bool,
-}
-
-/// How far the drain of the node has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct DrainStatus {
-    /// Since when, until when.
-    #[serde(flatten)]
-    pub draining: Draining,
-    /// Kernels that still live.
-    pub kernels_left: usize,
 }

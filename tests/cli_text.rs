@@ -181,7 +181,7 @@ fn a_configuration_is_checked_without_an_agent() {
         &["config", "check", "FILE"],
         "\n[etcd]\naddr = \"x\"\n",
         1,
-        "mistake: agent.toml:2: cluster membership is not built yet\n",
+        "mistake: agent.toml:3: etcd.addr: ",
     );
     let show = ["config", "show", "--origin", "--config", "FILE", "--engine", "process"];
     let text = "[lifecycle]\nlease-sec = 5\n";

@@ -76,8 +76,7 @@ bad_starts() {
         result skip "scratch root is noexec" "only root can mount one"
     fi
     refuses "scratch root is a file" '*' "directory|folder" "${serve[@]}" --scratch-root /etc/passwd
-    refuses "--etcd-addr before cluster membership is built" '*' 'cluster membership is not built yet' \
-        "${serve[@]}" --etcd-addr 127.0.0.1:2379 --namespace local
+    refuses "--etcd-addr that is none" '*' 'HOST:PORT' "${serve[@]}" --etcd-addr nowhere --namespace local
     equal "refused starts leave no socket" "$(find "$dir" -type s)" ''
     holds "serve --check passes and returns" "${serve[@]}" --check
 

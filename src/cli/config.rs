@@ -123,9 +123,6 @@ fn as_remark(error: &ConfigError) -> Remark {
             },
             text: format!("this is no TOML: {problem}"),
         },
-        ConfigError::ClusterMember { place, .. } => {
-            Remark { place: place.clone(), text: "cluster membership is not built yet".to_owned() }
-        }
         other => Remark { place: String::new(), text: other.to_string() },
     }
 }

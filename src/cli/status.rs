@@ -5,6 +5,8 @@ use super::drain::left;
 use super::error::CliError;
 use super::output::{Output, age, time};
 use crate::agent::{DrainStatus, NodeStatus};
+use crate::manager::ClusterStatus;
+use crate::manager::membership::State;
 
 /// Show the agent's state; exits 0 as soon as it is ready
 #[derive(Debug, clap::Args)]
@@ -57,9 +59,31 @@ fn text(status: &NodeStatus) -> String {
         let who = if rpc.encrypted { "the manager's key only" } else { "whoever reaches it" };
         line("calls", format!("{}, {who}", rpc.endpoint));
     }
+    if let Some(cluster) = &status.cluster {
+        line("cluster", cluster_text(cluster));
+        for problem in cluster.problem.iter().chain(&cluster.heartbeat_problem) {
+            line("problem", problem.clone());
+        }
+        if !cluster.withheld.is_empty() {
+            let slots = cluster.withheld.join(", ");
+            line("withheld", format!("{slots}: register them at the manager as resource slot types"));
+        }
+    }
     line("state dir", status.state_dir.display().to_string());
     line("scratch root", status.scratch_root.display().to_string());
     text
+}
+
+fn cluster_text(cluster: &ClusterStatus) -> String {
+    let state = match cluster.state {
+        State::LookingForEtcd => "looking for etcd".to_owned(),
+        State::WaitingForManager => "waiting for a manager".to_owned(),
+        State::Joined => match (&cluster.address, cluster.heartbeat_ms) {
+            (Some(address), Some(beat)) => format!("joined as {address}, last heartbeat {} ago", age(beat)),
+            _ => "joined, no heartbeat yet".to_owned(),
+        },
+    };
+    format!("{} by etcd at {}: {state}", cluster.namespace, cluster.etcd)
 }
 
 fn drain_text(drain: &DrainStatus) -> String {

@@ -12,7 +12,9 @@ use figment::providers::{Format, Toml};
 
 use crate::engine::EngineKind;
 
+mod address;
 mod agent;
+mod cluster;
 mod container;
 mod control;
 mod kernel_runner;
@@ -21,18 +23,22 @@ mod mounts;
 mod policy;
 mod reader;
 mod reference;
+mod resource;
 mod routing;
 mod shown;
 mod standalone;
 #[cfg(test)]
 mod tests;
 
+pub use address::{Address, NoAddress};
 pub use agent::{AgentSection, RpcAuth};
+pub use cluster::{ClusterSection, Password};
 pub use container::ContainerSection;
 pub use control::ControlSection;
 pub use kernel_runner::KernelRunnerSection;
 pub use lifecycle::LifecycleSection;
 pub use mounts::MountsSection;
+pub use resource::ResourceSection;
 pub use routing::RoutingSection;
 pub use shown::{Effective, Origin, Remark, Report};
 pub use standalone::StandaloneSection;
@@ -44,6 +50,8 @@ use reader::Reader;
 pub struct Config {
     /// `[agent]`
     pub agent: AgentSection,
+    /// `[etcd]` and what goes with it; none: a node without a manager.
+    pub cluster: Option<ClusterSection>,
     /// `[container]`
     pub container: ContainerSection,
     /// `[control]`
@@ -56,6 +64,8 @@ pub struct Config {
     pub mounts: MountsSection,
     /// `[policy]`
     pub policy: crate::policy::Config,
+    /// `[resource]`
+    pub resource: ResourceSection,
     /// `[routing]`
     pub routing: RoutingSection,
     /// `[standalone]`
@@ -94,14 +104,6 @@ pub enum ConfigError {
     /// Values are wrong; one line each.
     #[error("{}", .0.join("\n"))]
     Mistakes(Vec<String>),
-    /// `[etcd]`, `--etcd-addr` or `--namespace` ask for what is not there yet.
-    #[error("cluster membership is not built yet (asked for by {}{place})", if *table { "[etcd] in " } else { "" })]
-    ClusterMember {
-        /// The flag, or file and line.
-        place: String,
-        /// Whether a table of the file asks for it.
-        table: bool,
-    },
 }
 
 /// What the flags of `berth serve` say; the last and strongest layer.
@@ -133,6 +135,9 @@ pub struct Overrides {
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("BACKEND_NAMESPACE", "etcd.namespace"),
     ("BACKEND_ETCD_ADDR", "etcd.addr"),
+    ("BACKEND_ETCD_USER", "etcd.user"),
+    ("BACKEND_ETCD_PASSWORD", "etcd.password"),
+    ("BACKEND_REGION", "agent.region"),
     ("BACKEND_SCRATCH_ROOT", "container.scratch-root"),
     ("BERTH_STATE_DIR", "standalone.state-dir"),
     ("BERTH_ENGINE", "standalone.engine"),
@@ -152,7 +157,7 @@ pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
 /// Reads every layer, and says all about it: values, where they come from, mistakes, warnings.
 ///
 /// # Errors
-/// When the file cannot be read, or asks for what is not there yet.
+/// When the file cannot be read.
 pub fn inspect(overrides: &Overrides) -> Result<(Config, Report), ConfigError> {
     inspect_from(overrides, find_file(overrides.config.as_deref()), |name| std::env::var(name).ok())
 }
@@ -217,9 +222,7 @@ fn inspect_from(
         }
     }
     let mut reader = Reader::new(&figment, file.clone(), text, stronger)?;
-    if !overrides.private {
-        refuse_cluster_membership(overrides, &reader)?;
-    }
+    let cluster = ClusterSection::read(&mut reader, overrides);
     let mut config = Config {
         agent: AgentSection::read(&mut reader),
         container: ContainerSection::read(&mut reader),
@@ -228,8 +231,10 @@ fn inspect_from(
         lifecycle: LifecycleSection::read(&mut reader),
         mounts: MountsSection::read(&mut reader),
         policy: policy::read(&mut reader, overrides.builtin_policies),
+        resource: ResourceSection::read(&mut reader, cluster.is_some()),
         routing: RoutingSection::read(&mut reader),
         standalone: StandaloneSection::read(&mut reader),
+        cluster,
         debug: reader.get("debug.enabled", false),
         file,
         private: overrides.private,
@@ -246,6 +251,8 @@ fn flags(overrides: &Overrides) -> Vec<(&'static str, String, &'static str)> {
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     [
         ("container.scratch-root", path(&overrides.scratch_root), "--scratch-root"),
+        ("etcd.addr", overrides.etcd_addr.clone(), "--etcd-addr"),
+        ("etcd.namespace", overrides.namespace.clone(), "--namespace"),
         ("standalone.state-dir", path(&overrides.state_dir), "--state-dir"),
         ("control.socket", path(&overrides.socket), "--socket"),
         ("standalone.engine", overrides.engine.map(|engine| engine.as_str().to_owned()), "--engine"),
@@ -263,18 +270,4 @@ fn check_syntax(path: &Path, text: &str) -> Result<(), ConfigError> {
         let problem = error.message().trim().replace('\n', ", ");
         ConfigError::Syntax { path: path.to_owned(), line, problem }
     })
-}
-
-/// Nothing pretends: what asks for a cluster is refused until there is one to join.
-fn refuse_cluster_membership(overrides: &Overrides, reader: &Reader) -> Result<(), ConfigError> {
-    let (place, table) = if overrides.etcd_addr.is_some() {
-        ("--etcd-addr".to_owned(), false)
-    } else if overrides.namespace.is_some() {
-        ("--namespace".to_owned(), false)
-    } else if reader.has("etcd") {
-        (reader.place("etcd"), true)
-    } else {
-        return Ok(());
-    };
-    Err(ConfigError::ClusterMember { place, table })
 }

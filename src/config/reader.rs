@@ -196,7 +196,7 @@ impl Reader {
                 Some(table) => key == table || key.starts_with(&format!("{table}.")),
                 None => *known == key,
             });
-            if known || key.starts_with("etcd.") {
+            if known {
                 continue;
             }
             if reference::is_known(&key) {

@@ -42,16 +42,42 @@ fn flags_win_over_environment_and_environment_over_the_file() {
 }
 
 #[test]
-fn whatever_asks_for_a_cluster_is_refused() {
-    let refused = |text: &str, overrides: Overrides| load_text(text, &overrides, &[]).unwrap_err();
-    let flags = Overrides { etcd_addr: Some("127.0.0.1:2379".into()), ..Overrides::default() };
-    assert_eq!(refused("", flags), "cluster membership is not built yet (asked for by --etcd-addr)");
-    let flags = Overrides { namespace: Some("local".into()), ..Overrides::default() };
-    assert_eq!(refused("", flags), "cluster membership is not built yet (asked for by --namespace)");
-    let told = refused("\n[etcd]\nnamespace = \"local\"\n", Overrides::default());
-    assert_eq!(told, "cluster membership is not built yet (asked for by [etcd] in agent.toml:2)");
+fn a_member_of_a_cluster_is_made_by_its_etcd() {
+    let member = |text: &str, overrides: &Overrides| load_text(text, overrides, &[]).unwrap().cluster;
+    assert!(member("", &Overrides::default()).is_none());
+    let flags = Overrides { etcd_addr: Some("10.0.0.1:2379".into()), ..Overrides::default() };
+    let cluster = member("", &flags).unwrap();
+    assert_eq!(
+        (cluster.etcd[0].to_string().as_str(), cluster.namespace.as_str()),
+        ("10.0.0.1:2379", "local")
+    );
+    assert_eq!(cluster.rpc_listen.to_string(), "0.0.0.0:6001");
+    let text = "[etcd]\naddr = [{ host = \"a\", port = 1 }, \"b:2\"]\nuser = \"u\"\npassword = \"p\"\n\
+                [agent]\nadvertised_rpc_addr = \"node:6001\"\nregion = \"here\"\n\
+                [container]\nbind-host = \"0.0.0.0\"\n";
+    let cluster =
+        member(text, &Overrides { namespace: Some("prod".into()), ..Overrides::default() }).unwrap();
+    let etcd: Vec<String> = cluster.etcd.iter().map(ToString::to_string).collect();
+    assert_eq!((etcd.join(" ").as_str(), cluster.namespace.as_str()), ("a:1 b:2", "prod"));
+    assert_eq!(cluster.rpc_advertised.unwrap().to_string(), "node:6001");
+    assert_eq!(cluster.public_host, None, "nobody reaches 0.0.0.0");
+    assert!(!format!("{:?}", cluster.user).contains("\"p\""));
+    // A node without a manager keeps nothing for itself.
+    assert_eq!(load_text("", &Overrides::default(), &[]).unwrap().resource.reserved_cpu, 0);
+    assert_eq!(load_text("[etcd]\n", &flags, &[]).unwrap().resource.reserved_mem, 1 << 30);
     let private = Overrides { private: true, ..Overrides::default() };
-    assert!(load_text("[etcd]\nnamespace = \"local\"\n", &private, &[]).is_ok());
+    assert!(member("[etcd]\nnamespace = \"local\"\n", &private).is_none());
+}
+
+#[test]
+fn mistakes_in_what_makes_a_member_are_told() {
+    let told = |text: &str| load_text(text, &Overrides::default(), &[]).unwrap_err();
+    assert!(told("[etcd]\naddr = \"nowhere\"\n").contains("HOST:PORT"));
+    assert!(told("[etcd]\naddr = \"0.0.0.0:1\"\n").contains("that can be connected to"));
+    assert!(told("[etcd]\nuser = \"u\"\n").contains("needs etcd.password"));
+    assert!(told("[etcd]\n[debug]\nheartbeat-interval = 40\n").contains("counts as lost"));
+    assert!(told("[etcd]\n[agent]\nscaling-group = \"x\"\n").contains("initial-resource-group-name"));
+    assert!(told("[etcd]\n[agent]\nadvertised-rpc-addr = \":1\"\n").contains("can connect to"));
 }
 
 #[test]

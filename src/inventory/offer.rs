@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 
 use super::{Inventory, Offer, OfferedSlot, WithheldView};
+use crate::config::ResourceSection;
 use crate::policy::bindings::{reporting, types};
 use crate::policy::worlds::{Report, ReportQuestion};
 use crate::policy::{self, DecidedBy, Refusal};
@@ -18,8 +19,12 @@ const INTERVAL: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// The policy's refusal; the last answer should stay then.
-pub async fn offer(policy: &policy::Handle, inventory: Arc<Inventory>) -> Result<Offer, Refusal> {
-    let decided = policy.ask::<Report>(question(&inventory)).await;
+pub async fn offer(
+    policy: &policy::Handle,
+    inventory: Arc<Inventory>,
+    reserved: ResourceSection,
+) -> Result<Offer, Refusal> {
+    let decided = policy.ask::<Report>(question(&inventory, reserved)).await;
     decided.answer.map(|offering| from_offering(inventory, offering, decided.by))
 }
 
@@ -27,8 +32,9 @@ pub async fn offer(policy: &policy::Handle, inventory: Arc<Inventory>) -> Result
 pub async fn watch(
     policy: policy::Handle,
     inventory: Arc<Inventory>,
+    reserved: ResourceSection,
 ) -> (channel::Receiver<Option<Offer>>, impl Future<Output = ()>) {
-    let first = match offer(&policy, inventory.clone()).await {
+    let first = match offer(&policy, inventory.clone(), reserved).await {
         Ok(offer) => Some(offer),
         Err(refusal) => {
             tracing::warn!(code = refusal.code, "the node offers nothing yet: {}", refusal.message);
@@ -39,7 +45,7 @@ pub async fn watch(
     let task = async move {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            match offer(&policy, inventory.clone()).await {
+            match offer(&policy, inventory.clone(), reserved).await {
                 Ok(offer) => sender.send_modify(|last| *last = Some(offer)),
                 // On an error the last answer stays (wit: `report`).
                 Err(refusal) => tracing::warn!(code = refusal.code, "the offer stays: {}", refusal.message),
@@ -49,13 +55,17 @@ pub async fn watch(
     (receiver, task)
 }
 
-fn question(inventory: &Inventory) -> ReportQuestion {
+fn question(inventory: &Inventory, reserved: ResourceSection) -> ReportQuestion {
+    let amounts = [("cpu", reserved.reserved_cpu), ("mem", reserved.reserved_mem)];
     ReportQuestion {
         inventory: reporting::Inventory {
             models: inventory.models.clone(),
             devices: devices(inventory, |_| 0),
-            // A node without a manager reserves nothing by default (design §4).
-            reserved: Vec::new(),
+            reserved: amounts
+                .into_iter()
+                .filter(|(_, amount)| *amount > 0)
+                .map(|(family, amount)| reporting::Reservation { family: family.to_owned(), amount })
+                .collect(),
         },
     }
 }

@@ -57,22 +57,34 @@ impl KeysError {
     }
 }
 
+/// The keys of the RPC port.
+#[derive(Debug)]
+pub struct Keys {
+    /// For its socket.
+    pub curve: Curve,
+    /// The agent's public key in Z85, which clients have to know.
+    pub public: String,
+}
+
 /// Reads the agent's own pair and the public key of the manager that is let in.
 ///
 /// # Errors
 /// When a file cannot be read or holds no such key, or libzmq knows no CURVE.
-pub fn load(agent_pair: &Path, manager_public: &Path) -> Result<Curve, KeysError> {
+pub fn load(agent_pair: &Path, manager_public: &Path) -> Result<Keys, KeysError> {
     if zmq::has("curve") != Some(true) {
         return Err(KeysError::NoCurve);
     }
-    let Some(secret) = read(agent_pair)?.secret else {
+    let Certificate { public, secret } = read(agent_pair)?;
+    let Some(secret) = secret else {
         return Err(KeysError::NoSecret { path: agent_pair.to_owned() });
     };
     if std::fs::metadata(agent_pair).is_ok_and(|file| file.permissions().mode() & 0o077 != 0) {
         tracing::warn!(path = %agent_pair.display(), "others can read the agent's secret key: chmod 600");
     }
     let manager = read(manager_public)?.public;
-    Ok(Curve { secret: bytes(agent_pair, &secret)?, clients: vec![bytes(manager_public, &manager)?] })
+    let curve =
+        Curve { secret: bytes(agent_pair, &secret)?, clients: vec![bytes(manager_public, &manager)?] };
+    Ok(Keys { curve, public })
 }
 
 fn read(path: &Path) -> Result<Certificate, KeysError> {

@@ -1,8 +1,28 @@
-//! The manager's side of the node: the door that its calls come in by (contracts: manager §1).
+//! Cluster membership: what a Backend.AI manager says and is told (contracts: manager).
 //!
-//! What the manager expects on the wire is here and in the crate `callosum`, nowhere else. The routing thread owns
-//! the sockets and lends them to the [`door`], which turns frames into calls and answers into frames and does
-//! nothing else.
+//! ```text
+//!  etcd --membership--> Joined --watch--> heartbeat (own thread) --XADD--> Redis --> manager
+//!                                            ^ the offer, policies
+//!  manager --callosum--> door (routing thread) --> kernels
+//! ```
+//!
+//! * [`membership`]: the task that finds etcd, waits for a manager, reads where Redis is, keeps the node's status
+//!   there; [`layout`] knows the keys;
+//! * [`heartbeat`]: the thread that reports the node, whatever hangs; [`info`] makes the report, [`events`] its
+//!   form, [`redis`] the way there;
+//! * [`door`]: the callosum protocol, its methods and answers, on the routing thread; [`methods`]: what is answered
+//!   on the workers;
+//! * [`keys`]: the CURVE keys of the RPC port.
 
 pub mod door;
+pub mod events;
+pub mod heartbeat;
+pub mod info;
 pub mod keys;
+pub mod layout;
+pub mod membership;
+pub mod methods;
+pub mod redis;
+
+pub use crate::config::Address;
+pub use membership::ClusterStatus;

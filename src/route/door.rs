@@ -22,7 +22,8 @@ pub struct Caller(pub u64);
 /// A message as it lies in a ROUTER: the peer first.
 pub type Frames = Vec<Vec<u8>>;
 
-/// Reads calls and writes answers of one protocol. Pure: no I/O, no clock.
+/// Reads calls and writes answers of one protocol. No I/O, no clock; what is not for this thread it hands on without
+/// waiting, and that room answers by [`Handle::answer`](super::Handle::answer).
 pub trait Door: Send + fmt::Debug {
     /// What a message is. Never fails: what cannot be read is [`Asked::Nothing`].
     fn read(&mut self, message: &[zmq::Message]) -> Asked;
@@ -46,7 +47,7 @@ pub struct Envelope {
 /// What a message asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Asked {
-    /// Nothing that could be answered.
+    /// Nothing that could be answered here: garbage, or a call that the door has handed to another room.
     Nothing,
     /// It is answered by these frames at once.
     Now(Frames),
@@ -113,6 +114,13 @@ pub enum Answer {
     Completion(Result<Bytes, RouteError>),
     /// When the runner began, in seconds by its own clock; none when it does not answer.
     Pinged(Option<f64>),
+    /// What another room has made of it, written already.
+    Written {
+        /// The last frame.
+        body: Vec<u8>,
+        /// Whether it tells why nothing came of it.
+        is_failure: bool,
+    },
     /// Nothing came of it.
     Failed(RouteError),
     /// The caller gave it up.

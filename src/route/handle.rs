@@ -10,6 +10,7 @@ use mio::{Poll, Waker};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 
+use super::door::{Answer, Caller};
 use super::inbox::{Feed, Inbox, Joined, Rejoin, Reply, Request};
 use super::inquiries::{Inquiry, Notice};
 use super::thread::{Task, WAKE};
@@ -226,6 +227,12 @@ impl Handle {
     /// [`RouteError::Door`] when the address cannot be listened at.
     pub async fn open_door(&self, doorway: Doorway) -> Result<String, RouteError> {
         self.ask(|reply| Request::OpenDoor { doorway: Box::new(doorway), reply }).await
+    }
+
+    /// Answers a call that the door has handed to another room. One that was answered or given up meanwhile, or
+    /// whose caller has gone, is forgotten.
+    pub fn answer(&self, caller: Caller, answer: Answer) {
+        self.inbox.push_always(Request::Answer { caller, answer });
     }
 
     /// What the thread has counted.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::desk::Doorway;
-use super::door::Frames;
+use super::door::{Answer, Caller, Frames};
 use super::flow::{Limits, Outlet, OutputReceiver, Tap};
 use super::inquiries::{Kind, Notice};
 use super::sockets::{Link, Place};
@@ -80,6 +80,11 @@ pub(super) enum Request {
     },
     /// An answer that another thread has made.
     Deliver(Frames),
+    /// The same, without the way back, which the door knows.
+    Answer {
+        caller: Caller,
+        answer: Answer,
+    },
     /// A question of another room to a runner.
     Inquire {
         kernel: KernelId,

@@ -265,6 +265,12 @@ impl Task {
             Request::OpenDoor { doorway, reply } => {
                 let _ = reply.send(self.open_door(*doorway));
             }
+            Request::Answer { caller, answer } => {
+                if let Some(desk) = &mut self.desk {
+                    desk.answer(caller, answer);
+                    self.door_listed = true;
+                }
+            }
             Request::Deliver(frames) => {
                 if let Some(desk) = &mut self.desk {
                     desk.send(frames);

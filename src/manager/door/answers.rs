@@ -29,6 +29,9 @@ pub(super) fn body(answer: Answer) -> (MessageKind, Vec<u8>) {
             encode_cancelled(&mut body);
             return (MessageKind::Cancelled, body);
         }
+        Answer::Written { body, is_failure } => {
+            return (if is_failure { MessageKind::Failure } else { MessageKind::Result }, body);
+        }
         // Built above.
         Answer::Output(_) => Ok(Value::Nil),
     };

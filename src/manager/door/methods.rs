@@ -6,6 +6,7 @@ use bytes::Bytes;
 use callosum::{Call, Failure, Value};
 
 use crate::ids::{AgentId, KernelId, RunId};
+use crate::manager::methods::Method;
 use crate::route::Task;
 use crate::route::door::{Ask, Execute, Mode};
 
@@ -19,42 +20,33 @@ pub(super) enum Wanted {
     Echo(Value),
     /// Something of a kernel.
     Kernel(KernelId, Ask),
+    /// Something that is answered on the workers.
+    Worker(Method, Call),
 }
 
 /// Methods of the contract that are not answered here yet.
-const LATER: [&str; 32] = [
+const LATER: [&str; 21] = [
     "assign_port",
     "check_and_pull",
-    "check_creating",
     "check_pulling",
-    "check_running",
     "commit",
     "create_kernels",
     "create_local_network",
     "destroy_kernel",
     "destroy_local_network",
-    "download_file",
-    "download_single",
-    "gather_hwinfo",
-    "gather_hwinfo_v2",
     "get_commit_status",
-    "get_local_config",
-    "get_logs",
     "health",
     "health_v2",
-    "list_files",
     "purge_images",
     "push_image",
     "release_port",
     "reset_agent",
     "restart_kernel",
-    "scan_gpu_alloc_map",
     "shutdown_agent",
     "shutdown_service",
     "start_service",
     "sync_kernel_registry",
     "trigger_batch_execution",
-    "upload_file",
 ];
 
 /// Reads a call.
@@ -62,6 +54,10 @@ pub(super) fn read(agent: &AgentId, method: &str, mut call: Call) -> Result<Want
     // The health check; it names no agent.
     if method == "ping" {
         return Ok(Wanted::Echo(call.take(0, "msg").unwrap_or(Value::Nil)));
+    }
+    if let Some((worker, position)) = Method::find(method) {
+        ours(agent, call.take(position, "agent_id"))?;
+        return Ok(Wanted::Worker(worker, call));
     }
     let position = match method {
         "execute" => 8,

@@ -3,8 +3,8 @@
 //! * [`methods`]: which methods there are and what their arguments mean;
 //! * [`answers`]: what is answered, in the shapes of the contract (contracts: manager §2.2, kernel §1.8).
 //!
-//! The execution path is answered on the routing thread; everything else in the table of methods says that it
-//! is not built yet. What cannot be read is dropped, as the contract says; a call that can be read is always
+//! The execution path is answered on the routing thread; other methods are handed to the workers
+//! ([`super::methods`]), and what is not built yet says so. What cannot be read is dropped, as the contract says; a call that can be read is always
 //! answered.
 
 use std::collections::HashMap;
@@ -13,8 +13,10 @@ use callosum::{
     Call, CallId, FRAME_PING, FRAME_PONG, FRAME_UPPER, Failure, Header, MessageKind, decode_body,
     encode_failure,
 };
+use tokio::sync::mpsc::{self, error::TrySendError};
 use zmq::Message;
 
+use super::methods::{Job, Method};
 use crate::ids::AgentId;
 use crate::route::door::{Answer, Asked, Caller, Door, Envelope, Frames};
 
@@ -22,6 +24,8 @@ mod answers;
 mod methods;
 
 use methods::Wanted;
+
+const TOO_MANY: &str = "too many calls wait for their answers; try again";
 
 /// Calls that may wait for their answers; more are told to come back.
 const OPEN_MAX: usize = 16_384;
@@ -34,6 +38,7 @@ const PING_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct CallosumDoor {
     agent: AgentId,
+    workers: mpsc::Sender<Job>,
     next: u64,
     open: HashMap<Caller, Open>,
 }
@@ -42,13 +47,40 @@ pub struct CallosumDoor {
 struct Open {
     peer: Vec<u8>,
     call: CallId,
+    /// Whether the workers answer it.
+    is_handed_on: bool,
 }
 
 impl CallosumDoor {
-    /// A door of the agent with that id.
+    /// A door of the agent with that id, which hands what is not for the routing thread to the workers.
     #[must_use]
-    pub fn new(agent: AgentId) -> Self {
-        Self { agent, next: 0, open: HashMap::new() }
+    pub fn new(agent: AgentId, workers: mpsc::Sender<Job>) -> Self {
+        Self { agent, workers, next: 0, open: HashMap::new() }
+    }
+
+    /// Notes who asks.
+    fn enter(&mut self, peer: &[u8], call: CallId, is_handed_on: bool) -> Caller {
+        self.next += 1;
+        let caller = Caller(self.next);
+        self.open.insert(caller, Open { peer: peer.to_vec(), call, is_handed_on });
+        caller
+    }
+
+    fn hand_on(&mut self, peer: &[u8], id: CallId, method: Method, call: Call) -> Asked {
+        let caller = self.enter(peer, id, true);
+        let Err(refused) = self.workers.try_send(Job::Call { caller, method, call }) else {
+            return Asked::Nothing;
+        };
+        let why = match refused {
+            TrySendError::Full(_) => TOO_MANY,
+            TrySendError::Closed(_) => "the agent is ending",
+        };
+        match self.open.remove(&caller) {
+            Some(Open { peer, call, .. }) => {
+                Asked::Now(failed(&peer, &call, MessageKind::Failure, &Failure::new("RuntimeError", why)))
+            }
+            None => Asked::Nothing,
+        }
     }
 
     fn call(&mut self, peer: &[u8], header: &Header<'_>, body: &[u8]) -> Asked {
@@ -63,16 +95,13 @@ impl CallosumDoor {
         };
         match wanted {
             Ok(Wanted::Echo(value)) => Asked::Now(answers::result(peer, &id, &value)),
-            Ok(Wanted::Kernel(..)) if self.open.len() >= OPEN_MAX => {
-                let failure =
-                    Failure::new("RuntimeError", "too many calls wait for their answers; try again");
+            Ok(_) if self.open.len() >= OPEN_MAX => {
+                let failure = Failure::new("RuntimeError", TOO_MANY);
                 Asked::Now(failed(peer, &id, MessageKind::Failure, &failure))
             }
+            Ok(Wanted::Worker(method, call)) => self.hand_on(peer, id, method, call),
             Ok(Wanted::Kernel(kernel, what)) => {
-                self.next += 1;
-                let caller = Caller(self.next);
-                self.open.insert(caller, Open { peer: peer.to_vec(), call: id });
-                Asked::Call { caller, kernel, what }
+                Asked::Call { caller: self.enter(peer, id, false), kernel, what }
             }
             Err(failure) => Asked::Now(failed(peer, &id, MessageKind::Failure, &failure)),
         }
@@ -84,7 +113,17 @@ impl CallosumDoor {
     /// latest, when a client used an id again while it was open.
     fn cancelled(&self, peer: &[u8], call: &CallId) -> Asked {
         let of_this = self.open.iter().filter(|(_, open)| open.peer == peer && open.call == *call);
-        of_this.map(|(caller, _)| *caller).max().map_or(Asked::Nothing, Asked::Cancel)
+        let latest =
+            of_this.map(|(caller, open)| (*caller, open.is_handed_on)).max_by_key(|(caller, _)| *caller);
+        match latest {
+            None => Asked::Nothing,
+            Some((caller, false)) => Asked::Cancel(caller),
+            Some((caller, true)) => {
+                // When so much waits that this finds no room, the call is answered as if nothing had been said.
+                let _ = self.workers.try_send(Job::Cancel(caller));
+                Asked::Nothing
+            }
+        }
     }
 }
 
@@ -112,7 +151,7 @@ impl Door for CallosumDoor {
     }
 
     fn close(&mut self, caller: Caller) -> Option<Envelope> {
-        let Open { peer, call } = self.open.remove(&caller)?;
+        let Open { peer, call, .. } = self.open.remove(&caller)?;
         let header = call.reply_header(MessageKind::Result);
         Some(Envelope { frames: vec![peer, FRAME_UPPER.to_vec(), header], seal })
     }

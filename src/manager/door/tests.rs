@@ -10,7 +10,57 @@ use crate::route::{ConsoleItem, RouteError, RunResult, RunStatus, Task};
 const OKEY: &[u8] = b"\xc4\x00";
 
 fn door() -> CallosumDoor {
-    CallosumDoor::new("i-here".parse().unwrap())
+    door_and_jobs().0
+}
+
+fn door_and_jobs() -> (CallosumDoor, mpsc::Receiver<Job>) {
+    let (workers, jobs) = mpsc::channel(1);
+    (CallosumDoor::new("i-here".parse().unwrap(), workers), jobs)
+}
+
+#[test]
+fn what_the_workers_answer_is_handed_on_and_its_answer_finds_the_way_back() {
+    let (mut door, mut jobs) = door_and_jobs();
+    let kernel = Value::from(KernelId::random().to_string());
+    assert_eq!(call(&mut door, "check_running", vec![kernel.clone()]), Asked::Nothing);
+    let Ok(Job::Call { caller, method: Method::CheckRunning, call: handed }) = jobs.try_recv() else {
+        panic!()
+    };
+    assert_eq!(handed.args, vec![kernel.clone()]);
+    assert_eq!(door.open_calls(), 1);
+    let mut body = Vec::new();
+    callosum::encode_result(&true.into(), &mut body);
+    let reply = answered(&mut door, caller, Answer::Written { body, is_failure: false });
+    assert_eq!(reply.outcome, Outcome::Result(true.into()));
+    assert_eq!(door.open_calls(), 0);
+
+    // Given up.
+    assert_eq!(
+        call_as(&mut door, "get_logs", 9, Call { args: vec![kernel], ..Call::default() }),
+        Asked::Nothing
+    );
+    let Ok(Job::Call { caller, .. }) = jobs.try_recv() else { panic!() };
+    let mut header = Vec::new();
+    Header { kind: MessageKind::Cancel, method: "get_logs", okey: OKEY, seq: 9, zip: false }
+        .encode_into(&mut header);
+    assert_eq!(ask(&mut door, &[b"peer", FRAME_UPPER, &header, b""]), Asked::Nothing);
+    assert!(matches!(jobs.try_recv(), Ok(Job::Cancel(cancelled)) if cancelled == caller));
+    assert_eq!(answered(&mut door, caller, Answer::Cancelled).outcome, Outcome::Cancelled);
+}
+
+#[test]
+fn when_the_workers_take_no_more_a_call_is_told_so() {
+    let (mut door, jobs) = door_and_jobs();
+    assert_eq!(call(&mut door, "scan_gpu_alloc_map", Vec::new()), Asked::Nothing);
+    let failure = refused(call(&mut door, "scan_gpu_alloc_map", Vec::new()));
+    assert!(failure.repr.contains("too many calls"), "{failure:?}");
+    drop(jobs);
+    let failure = refused(call(&mut door, "scan_gpu_alloc_map", Vec::new()));
+    assert!(failure.repr.contains("the agent is ending"), "{failure:?}");
+    assert_eq!(door.open_calls(), 1);
+    // Of another agent.
+    let failure = refused(call(&mut door, "gather_hwinfo", vec!["i-there".into()]));
+    assert_eq!(failure.name, "AgentIdNotFoundError");
 }
 
 fn ask(door: &mut CallosumDoor, frames: &[&[u8]]) -> Asked {
