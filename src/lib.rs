@@ -13,6 +13,9 @@
 //! | `route-0` ([`route`]) | own OS thread | requests (queue and wake-up), ZeroMQ of kernels and of the door ([`manager::door`]) | output with credit, results, reports |
 //! | `route-results` ([`route`]) | own OS thread | large results to be decoded (`std::sync::mpsc`) | answers for the door |
 //! | `policy-0..n`, `policy-clock` ([`policy`]) | own OS threads | questions (bounded queue) | checked answers (`oneshot`) |
+//! | membership ([`manager::membership`]) | workers | etcd | where Redis is (`watch`), the node's status in etcd |
+//! | `heartbeat` ([`manager::heartbeat`]) | own OS thread | the offer, where Redis is (`watch`) | heartbeats in Redis |
+//! | methods ([`manager::methods`]), a task per call | workers | calls that the door hands on (`mpsc`) | answers for the door (queue of the route) |
 //! | `pulse` ([`pulse`]) | own OS thread | counters of the supervisor, admission and routes | the watchdog's food; ends the process when one stands still |
 //! | `policy-journal` ([`policy::journal`]) | own OS thread | decisions (bounded queue, dropped when full) | JSON lines on disk |
 //! | policy-demotions ([`policy::swap`]) | workers | demotions (`watch`) | rows ([`store`]) |

@@ -438,3 +438,86 @@ fn the_official_client_is_served_with_keys() {
     let official = [&keys.agent.public_key, &keys.manager.public_key, &keys.manager.secret_key];
     official_client_calls(&node, &official.map(|key| z85(key)));
 }
+
+#[test]
+fn the_official_client_is_served_by_the_workers() {
+    let Some(node) = Node::start(1) else { return };
+    node.agent.ok(&["exec", &node.kernels[0], "--", "sh", "-c", "echo from within >here; mkdir folder"]);
+    let large = "x".repeat((1 << 20) + 1);
+    let lines = [
+        json!(["of_kernel", "check_running"]),
+        json!(["upload_file", "folder/new.txt", "from outside"]),
+        json!(["upload_file", "folder/empty", ""]),
+        json!(["upload_file", "../out", "x"]),
+        json!(["upload_file", "large", large]),
+        json!(["of_kernel", "download_single", "here"]),
+        json!(["of_kernel", "download_single", "folder/empty"]),
+        json!(["of_kernel", "download_single", "large"]),
+        json!(["of_kernel", "download_file", "folder"]),
+        json!(["of_kernel", "download_file", "/etc/passwd"]),
+        json!(["of_kernel", "list_files", "folder"]),
+        json!(["of_kernel", "list_files", "nothing"]),
+        json!(["of_kernel", "get_logs"]),
+        json!(["of_agent", "gather_hwinfo"]),
+        json!(["of_agent", "scan_gpu_alloc_map"]),
+        json!(["of_agent", "get_local_config"]),
+    ];
+    let Some(answers) = official(&node, &[], &lines) else { return };
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().expect("an answer for each line");
+    let refused = |answer: Json, with: &str| {
+        assert!(answer["text"].as_str().is_some_and(|text| text.contains(with)), "{answer}");
+    };
+    assert_eq!(next(), true);
+    assert_eq!((next(), next()), (Json::Null, Json::Null));
+    refused(next(), "PermissionError");
+    assert_eq!(next(), Json::Null, "what comes in has the size of a message");
+    assert_eq!((next(), next()), ("from within\n".into(), "".into()));
+    refused(next(), "ValueError");
+    let archive = next();
+    let archive: Vec<u8> =
+        archive.as_str().unwrap().chars().map(|byte| u8::try_from(byte).unwrap()).collect();
+    let mut archive = tar::Archive::new(&archive[..]);
+    let names: Vec<String> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .collect();
+    assert!(names.iter().any(|name| name == "folder/new.txt"), "{names:?}");
+    refused(next(), "PermissionError");
+    let listing = next();
+    let files: Json = serde_json::from_str(listing["files"].as_str().unwrap()).unwrap();
+    let file =
+        |at: usize| (files[at]["filename"].as_str(), files[at]["size"].as_u64(), files[at]["mode"].as_str());
+    assert_eq!(file(0), (Some("empty"), Some(0), Some("-rw-r--r--")));
+    assert_eq!(file(1), (Some("new.txt"), Some(12), Some("-rw-r--r--")));
+    assert_eq!((&listing["errors"], &listing["abspath"]), (&json!(""), &json!("folder")));
+    let listing = next();
+    assert!(listing["files"] == "" && listing["errors"].as_str().unwrap().contains("nothing"), "{listing}");
+    assert!(next()["logs"].as_str().unwrap().contains("berth-runner"));
+    assert_eq!(next(), json!({"devices": []}));
+    assert_eq!(next(), json!({}));
+    assert_eq!(next(), json!({"agent": {"abuse-report-path": ""}, "watcher": {}}));
+}
+
+#[test]
+fn workers_know_no_kernel_that_is_not_there() {
+    let Some(node) = Node::start(1) else { return };
+    let client = node.client();
+    let (here, nowhere) =
+        (Value::from(node.kernels[0].as_str()), Value::from("00000000-0000-0000-0000-000000000005"));
+    for method in ["check_running", "check_creating"] {
+        assert_eq!(client.call(method, vec![here.clone()]), true.into());
+        assert_eq!(client.call(method, vec![nowhere.clone()]), false.into());
+    }
+    let Outcome::Failure(failure) = client.outcome("get_logs", vec![nowhere]) else { panic!() };
+    assert_eq!(failure.name, "KernelNotFoundError");
+    for (args, name) in
+        [(vec![], "TypeError"), (vec![5.into()], "ValueError"), (vec!["x".into()], "ValueError")]
+    {
+        let Outcome::Failure(failure) = client.outcome("list_files", args) else { panic!() };
+        assert_eq!(failure.name, name);
+    }
+    node.agent.ok(&["stop", &node.kernels[0]]);
+    assert_eq!(client.call("check_running", vec![here]), false.into(), "its log is kept, it does not run");
+}

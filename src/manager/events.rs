@@ -21,7 +21,7 @@ pub enum ManagerEvent {
     /// Every `[debug] heartbeat-interval`.
     AgentHeartbeat {
         /// Everything about the node.
-        agent_info: AgentInfo,
+        agent_info: Box<AgentInfo>,
     },
     /// At the clean end of the agent; kernels run on.
     AgentTerminated {

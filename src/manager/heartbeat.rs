@@ -118,7 +118,7 @@ impl Beating {
             let offer = self.around.offers.borrow();
             agent_info(&self.around.identity, &joined.address, offer.as_ref(), &policies)
         };
-        let event = ManagerEvent::AgentHeartbeat { agent_info: info };
+        let event = ManagerEvent::AgentHeartbeat { agent_info: Box::new(info) };
         let news = serde_json::to_string(&event).ok();
         if self.said.is_some() && self.said == news && Instant::now() < self.due {
             return;

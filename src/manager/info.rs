@@ -146,3 +146,68 @@ fn plugins(offer: Option<&Offer>, policies: &[PolicyView]) -> BTreeMap<String, B
 fn architecture() -> &'static str {
     std::env::consts::ARCH
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::inventory::{self, OfferedSlot};
+    use crate::policy::{DecidedBy, Rung, WorldKind};
+
+    fn identity() -> Identity {
+        Identity { public_host: None, region: None, resource_group: None, public_key: Some("k".repeat(40)) }
+    }
+
+    #[test]
+    fn a_slot_that_no_manager_knows_is_left_out() {
+        let slot = |name: &str, kind| OfferedSlot {
+            name: name.parse().unwrap(),
+            kind,
+            quantum: 1,
+            exclusive_group: None,
+            offers: vec![(0, 1_500_000), (1, 2_000_000)],
+        };
+        let by = DecidedBy {
+            world: WorldKind::SlotReporter,
+            function: "report".to_owned(),
+            policy: "builtin".to_owned(),
+            version: "0".to_owned(),
+            digest: None,
+            rung: Rung::Twin,
+            faults: Vec::new(),
+            micros: 1,
+            note: None,
+        };
+        let offer = Offer {
+            inventory: Arc::new(inventory::detect()),
+            slots: vec![
+                slot("cpu", SlotKind::Count),
+                slot("mem", SlotKind::Bytes),
+                slot("mine.device", SlotKind::Count),
+            ],
+            withheld: Vec::new(),
+            by,
+        };
+        let address = "10.0.0.7:6001".parse().unwrap();
+        let (info, withheld) = agent_info(&identity(), &address, Some(&offer), &[]);
+        assert_eq!(withheld, ["mine.device"]);
+        let json = serde_json::to_value(&info).unwrap();
+        let amount = |count: &str| if MAKES_KERNELS { count.to_owned() } else { "0".to_owned() };
+        assert_eq!(
+            json["available_resource_slots"],
+            serde_json::json!([
+                {"resource_type": "cpu", "quantity": amount("3.5")},
+                {"resource_type": "mem", "quantity": amount("3500000")},
+            ])
+        );
+        assert_eq!(json["slot_key_and_units"], serde_json::json!({"cpu": "count", "mem": "bytes"}));
+        assert_eq!(
+            (&json["addr"], &json["public_host"]),
+            (&"tcp://10.0.0.7:6001".into(), &"10.0.0.7".into())
+        );
+        // A node whose policy refuses is there all the same.
+        let (info, _) = agent_info(&identity(), &address, None, &[]);
+        assert_eq!(serde_json::to_value(&info).unwrap()["available_resource_slots"], serde_json::json!([]));
+    }
+}

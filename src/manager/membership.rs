@@ -257,10 +257,11 @@ impl Membership {
         if !self.config.rpc_listen.is_unspecified() {
             return Ok(Address { host: self.config.rpc_listen.host.clone(), port: self.rpc_port });
         }
-        let own = self.config.etcd.first().map_or_else(
-            || Err(std::io::Error::other("no etcd is configured")),
-            |etcd| own_address_towards(etcd),
-        );
+        let own = self
+            .config
+            .etcd
+            .first()
+            .map_or_else(|| Err(std::io::Error::other("no etcd is configured")), own_address_towards);
         own.map(|host| Address { host, port: self.rpc_port }).map_err(MembershipError::NoAddress)
     }
 

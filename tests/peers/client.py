@@ -4,7 +4,8 @@
 
 With the three keys (Z85) the connection speaks CURVE. Reads one JSON list a line, `[what, argument, ...]`, and prints
 one JSON value a line: what the client returned, or `{"error": class, "text": ...}`. `what` is a method of
-`AgentClient`, or `call` for a method by its name on the wire. Arguments that are missing at the front, the session
+`AgentClient`, `of_kernel` or `of_agent` for another one of it by its name, or `call` for a method by its name on the
+wire. Bytes are printed as Latin-1. Arguments that are missing at the front, the session
 and the kernel, are filled in for `execute`.
 """
 
@@ -63,7 +64,21 @@ async def ask(client, link, session, kernel, what, *arguments):
         case "together":
             calls = (client.execute(session, kernel, *one) for one in arguments)
             return await asyncio.gather(*calls)
+        case "of_kernel":
+            method, *arguments = arguments
+            return await getattr(client, method)(kernel, *arguments)
+        case "of_agent":
+            return await getattr(client, arguments[0])()
+        case "upload_file":
+            name, text = arguments
+            return await client.upload_file(kernel, name, text.encode())
     raise SystemExit(f"client.py does not know {what}")
+
+
+def plain(value):
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return value.model_dump(mode="json")
 
 
 async def main(address, kernel, *keys):
@@ -77,7 +92,7 @@ async def main(address, kernel, *keys):
                 answer = await ask(client, link, session, kernel, *json.loads(line))
             except Exception as error:
                 answer = {"error": type(error).__name__, "text": str(error)}
-            print(json.dumps(answer), flush=True)
+            print(json.dumps(answer, default=plain), flush=True)
     finally:
         await client.close()
 
