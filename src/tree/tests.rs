@@ -258,6 +258,17 @@ fn a_tree_comes_out_as_it_went_in() {
 }
 
 #[test]
+fn links_lead_where_they_led_to_the_letter() {
+    let long = "d/./".repeat(60);
+    for target in ["a//b", "../././x", "./", "/", "a/../b//", &"t".repeat(100), &"t".repeat(101), &long] {
+        let (from, to) = (Place::new(), Place::new());
+        symlink(target, from.at("link")).unwrap();
+        to.unpack("", &from.pack("link", &"n".repeat(120)).0).0.unwrap();
+        assert_eq!(fs::read_link(to.at(&"n".repeat(120))).unwrap().as_os_str(), target);
+    }
+}
+
+#[test]
 fn an_archive_of_gnu_tar_is_understood_and_ours_by_it() {
     let (from, to) = (Place::new(), Place::new());
     from.write("t/a").unwrap();
