@@ -25,6 +25,8 @@ need_toolchain
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 # The sanitizer is an unstable option of the compiler.
 export RUSTC_BOOTSTRAP=1
+# Archives are unpacked: in memory, where that is possible.
+[ ! -w /dev/shm ] || export TMPDIR=/dev/shm
 
 mapfile -t known < <(cargo fuzz list)
 [ ${#targets[@]} != 0 ] || targets=("${known[@]}")
@@ -39,9 +41,20 @@ longest() {
         callosum_header) echo 4200 ;;
         link_words) echo 64 ;;
         link_finished | callosum_certificate) echo 1024 ;;
+        agent_archive) echo 16384 ;;
         *) echo 8192 ;;
     esac
 }
+
+# longest_kept TARGET, and how many are kept: short inputs that reach code, not those that only go through it more
+# often, and no more than a test replays in no time.
+longest_kept() {
+    case $1 in
+        agent_archive) echo 1536 ;; # three blocks
+        *) echo 256 ;;
+    esac
+}
+KEPT_MAX=280
 
 found=$CARGO_TARGET_DIR/fuzz # inputs beyond those that are kept
 options() {
@@ -81,9 +94,12 @@ if [ "$keep" = yes ] && [ "$findings" = 0 ]; then
     step "what is new"
     for target in "${targets[@]}"; do
         before=$(find "fuzz/corpus/$target" -type f | wc -l)
-        # Short inputs only, so that the corpus stays one that a test replays in no time.
-        cargo fuzz run "$target" "fuzz/corpus/$target" "$found/$target" -- -merge=1 -max_len=512 >"$found/$target.merge" 2>&1 ||
+        cargo fuzz run "$target" "fuzz/corpus/$target" "$found/$target" -- -set_cover_merge=1 -use_counters=0 \
+            -max_len="$(longest_kept "$target")" >"$found/$target.merge" 2>&1 ||
             fail "the corpus of $target could not be merged" "see $found/$target.merge"
+        # Those with a hash for a name came from a run; by it the surplus is as good a choice as any.
+        find "fuzz/corpus/$target" -regextype egrep -regex '.*/[0-9a-f]{40}' | sort | tail -n "+$((KEPT_MAX + 1))" |
+            xargs -r rm
         say "$target: $(($(find "fuzz/corpus/$target" -type f | wc -l) - before)) more"
     done
 fi

@@ -18,3 +18,10 @@ pub mod driver_frame;
 
 #[path = "../../runner/src/zmtp/session.rs"]
 pub mod session;
+
+// The agent as a whole takes minutes to build; this room depends on no other.
+#[path = "../../src/tree/mod.rs"]
+pub mod tree;
+
+#[path = "../../src/tree/tests/archives.rs"]
+pub mod archive_checks;

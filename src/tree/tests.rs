@@ -11,6 +11,10 @@ use super::unpack::unpack;
 use super::whole::Meta;
 use super::*;
 
+mod archives;
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
+
 const META: Meta = Meta { mode: 0o644, mtime: None };
 
 /// A tree, and a folder beside it that nothing of it may reach.
@@ -172,6 +176,11 @@ fn hostile_names_in_archives_are_refused() {
         assert!(matches!(refused, Err(TreeError::Outside(_))), "{name:?}: {refused:?}");
         place.is_intact();
     }
+}
+
+#[test]
+fn archives_that_the_fuzzer_keeps_hold() {
+    replay::replay("agent_archive", archives::check);
 }
 
 #[test]
