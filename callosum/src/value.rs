@@ -314,7 +314,16 @@ pub(crate) fn read(reader: &mut Reader<'_>, budget: &mut Budget) -> Result<Value
             budget.ascend();
             Value::Map(pairs)
         }
-        Token::Ext(code, payload) => extension(code, payload)?,
+        Token::Ext(code, payload) => {
+            let value = extension(code, payload)?;
+            if let Value::Slots(slots) = &value {
+                // They are a map to everyone who meets them, whatever form they came in.
+                budget.charge(slots.len().saturating_mul(2))?;
+                budget.descend()?;
+                budget.ascend();
+            }
+            value
+        }
     })
 }
 
@@ -457,6 +466,28 @@ mod tests {
         check(&frame, Err(DecodeError::Depth));
         check(&vec![0x91; 10_000_000], Err(DecodeError::Depth));
         check(&vec![0x81; 10_000_000], Err(DecodeError::Depth));
+    }
+
+    /// Extension type 8 with so many slots, none of which has a name or an amount.
+    fn slots(count: usize) -> Vec<u8> {
+        let class = b"\x8c\x17ai.backend.common.types\x8c\x0cResourceSlot\x93)\x81";
+        // State: None and {"data": {..}}. The first name is kept in the memo and mentioned from there on.
+        let state =
+            [b"N}\x8c\x04data}(\x8c\0\x94h\0", &b"h\0h\0".repeat(count - 1)[..], b"us\x86b."].concat();
+        let pickle = [b"\x80\x05", &class[..], &state].concat();
+        let length = u32::try_from(pickle.len()).unwrap().to_be_bytes();
+        [&b"\xc9"[..], &length, b"\x08", &pickle].concat()
+    }
+
+    #[test]
+    fn slots_count_as_the_map_that_they_are() {
+        let nested = |depth| [vec![0x91; depth], slots(1)].concat();
+        assert!(Value::decode(&nested(DEPTH_MAX - 1)).is_ok());
+        check(&nested(DEPTH_MAX), Err(DecodeError::Depth));
+        // 4000 pairs take a pickle of nearly the longest.
+        let many = |count: u8| [&[0xdc, 0, count], &slots(4000).repeat(count.into())[..]].concat();
+        assert!(Value::decode(&many(32)).is_ok());
+        check(&many(33), Err(DecodeError::Values));
     }
 
     #[test]

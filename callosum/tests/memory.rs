@@ -1,10 +1,9 @@
-//! Memory follows what has arrived, not what it claims. One test, since the allocator is everybody's.
+//! Memory follows what has arrived, not what it claims.
 
-#![expect(unsafe_code, reason = "an allocator that counts cannot be had otherwise")]
 #![expect(clippy::unwrap_used, reason = "the helpers are part of the tests")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "../../fuzz/src/heap.rs"]
+mod heap;
 
 use callosum::{BODY_MAX, Call, DEPTH_MAX, Header, PICKLE_MAX, VALUES_MAX, Value, decode_body};
 use proptest::prelude::*;
@@ -18,38 +17,9 @@ const PER_PICKLE_BYTE: usize = 256;
 /// Errors, and what is held for a moment.
 const SLACK: usize = 8 * 1024;
 
-/// The system's allocator, with what it has given away and the most that was.
-struct Counting {
-    now: AtomicUsize,
-    peak: AtomicUsize,
-}
-
-#[global_allocator]
-static HEAP: Counting = Counting { now: AtomicUsize::new(0), peak: AtomicUsize::new(0) };
-
-// SAFETY: every call goes to the system's allocator with its arguments as they are; counting touches no memory
-// of the caller.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = self.now.fetch_add(layout.size(), Ordering::SeqCst) + layout.size();
-        self.peak.fetch_max(now, Ordering::SeqCst);
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        self.now.fetch_sub(layout.size(), Ordering::SeqCst);
-        // SAFETY: `pointer` came from `alloc` above, so from the system's allocator, with this `layout`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 /// The most that was held at once while `read` ran, in bytes, beyond what was held before.
 fn peak<T>(read: impl FnOnce() -> T) -> usize {
-    let before = HEAP.now.load(Ordering::SeqCst);
-    HEAP.peak.store(before, Ordering::SeqCst);
-    drop(read());
-    HEAP.peak.load(Ordering::SeqCst) - before
+    heap::measured(read).1
 }
 
 /// The most that any decoder holds for these bytes.

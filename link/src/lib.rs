@@ -209,6 +209,10 @@ impl Finished {
 /// Reads the payload of a `stdin-credit` message; none when it is no decimal number.
 #[must_use]
 pub fn decode_credit(payload: &[u8]) -> Option<u64> {
+    // The standard library's numbers may have a plus before them.
+    if !payload.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
     std::str::from_utf8(payload).ok()?.parse().ok()
 }
 
@@ -240,6 +244,8 @@ mod tests {
     fn credit_is_a_plain_decimal_number() {
         assert_eq!(decode_credit(b"4096"), Some(4096));
         assert_eq!(decode_credit(b"-1"), None);
+        assert_eq!(decode_credit(b"+1"), None);
+        assert_eq!(decode_credit(b"18446744073709551616"), None);
         assert_eq!(decode_credit(b""), None);
     }
 }

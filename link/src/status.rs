@@ -3,6 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+// The bytes that begin a map (github.com/msgpack/msgpack, spec.md).
+const FIXMAP_FIRST: u8 = 0x80;
+const FIXMAP_LAST: u8 = 0x8f;
+const MAP16: u8 = 0xde;
+const MAP32: u8 = 0xdf;
+
 /// What a runner says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -93,11 +99,16 @@ impl Status {
         rmp_serde::to_vec_named(self).unwrap_or_default()
     }
 
-    /// Reads a payload of this or of the reference's runner; unknown keys are ignored.
+    /// Reads a payload of this or of the reference's runner; unknown keys are ignored, and so is what follows
+    /// the map.
     ///
     /// # Errors
     /// When it is no msgpack map with a number `started_at`.
     pub fn decode(payload: &[u8]) -> Result<Self, StatusError> {
+        // A derived struct would also be read from an array, by the order of its fields.
+        if !matches!(payload, [FIXMAP_FIRST..=FIXMAP_LAST | MAP16 | MAP32, ..]) {
+            return Err(StatusError(serde::de::Error::custom("it begins no map")));
+        }
         rmp_serde::from_slice(payload).map_err(StatusError)
     }
 }
@@ -148,5 +159,7 @@ mod tests {
         for payload in [&b""[..], b"\xc0", b"\x80", b"\xff\xff", b"\xdf\xff\xff\xff\xff"] {
             assert!(Status::decode(payload).is_err());
         }
+        // The number of a start, but in an array.
+        assert!(Status::decode(b"\x91\xcb\x40\x29\x00\x00\x00\x00\x00\x00").is_err());
     }
 }

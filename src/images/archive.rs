@@ -72,17 +72,24 @@ fn is_of_docker_save(name: &str) -> bool {
 mod tests {
     use std::io::Write as _;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn tar(name: &str) -> Vec<u8> {
         let mut header = vec![0; HEADER];
         header[..name.len()].copy_from_slice(name.as_bytes());
         header[257..262].copy_from_slice(b"ustar");
+        sign(&mut header);
+        header.resize(4 * HEADER, 0);
+        header
+    }
+
+    /// Writes a header's sum.
+    fn sign(header: &mut [u8]) {
         header[148..156].fill(b' ');
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        header.resize(4 * HEADER, 0);
-        header
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -125,5 +132,31 @@ mod tests {
         let mut xz = vec![0xfd, b'7', b'z', b'X', b'Z', 0];
         xz.resize(1024, 1);
         assert_eq!(said(&xz), "this is no tar archive: it is packed by xz; unpack it first (xz -d)");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_archive_or_refused(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..2 * HEADER), is_packed: bool,
+        ) {
+            if is_packed {
+                bytes.splice(..0, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]);
+            }
+            let _ = kind(&bytes);
+        }
+
+        #[test]
+        fn any_signed_header_is_the_same_when_packed_and_when_cut(
+            mut header in proptest::collection::vec(any::<u8>(), HEADER), cut in 0..HEADER,
+        ) {
+            // Else it would be a packed one itself.
+            header[0] &= 0x0f;
+            sign(&mut header);
+            let packed = gzip(&header);
+            prop_assert!(kind(&header).is_ok());
+            prop_assert_eq!(kind(&packed), kind(&header));
+            prop_assert!(kind(&header[..cut]).is_err());
+            let _ = kind(&packed[..cut.min(packed.len())]);
+        }
     }
 }

@@ -240,8 +240,23 @@ impl<'a, W: Write> Packer<'a, W> {
         };
         let mut header = header(found, tar::EntryType::Symlink);
         header.set_size(0);
-        let added = self.archive.append_link(&mut header, name, OsStr::from_bytes(target.as_bytes()));
+        let added = self.append_link(header, name, target.as_bytes());
         self.added(added, 0)
+    }
+
+    /// Not by the library's way, which takes `.` and doubled slashes out of where a link leads.
+    fn append_link(&mut self, mut header: tar::Header, name: &Path, target: &[u8]) -> io::Result<()> {
+        if header.set_link_name_literal(target).is_err() {
+            // Longer than its field: an entry before it has the whole, with a zero behind it (GNU tar).
+            let mut whole = tar::Header::new_gnu();
+            whole.set_path("././@LongLink")?;
+            whole.set_entry_type(tar::EntryType::GNULongLink);
+            whole.set_mode(0o644);
+            whole.set_size(target.len() as u64 + 1);
+            whole.set_cksum();
+            self.archive.append(&whole, target.chain(&b"\0"[..]))?;
+        }
+        self.archive.append_data(&mut header, name, io::empty())
     }
 
     fn lost(&mut self, path: &Path, problem: impl Into<String>) {

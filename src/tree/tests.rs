@@ -11,6 +11,10 @@ use super::unpack::unpack;
 use super::whole::Meta;
 use super::*;
 
+mod archives;
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
+
 const META: Meta = Meta { mode: 0o644, mtime: None };
 
 /// A tree, and a folder beside it that nothing of it may reach.
@@ -175,6 +179,11 @@ fn hostile_names_in_archives_are_refused() {
 }
 
 #[test]
+fn archives_that_the_fuzzer_keeps_hold() {
+    replay::replay("agent_archive", archives::check);
+}
+
+#[test]
 fn an_archive_does_not_write_over_the_links_it_makes() {
     let place = Place::new();
     let out = place.outside.path().to_str().unwrap().to_owned();
@@ -255,6 +264,17 @@ fn a_tree_comes_out_as_it_went_in() {
     let (packed, _) = from.pack("t/sub", ".");
     to.unpack("s", &packed).0.unwrap();
     assert_eq!(fs::read(to.at("s/b")).unwrap(), b"new");
+}
+
+#[test]
+fn links_lead_where_they_led_to_the_letter() {
+    let long = "d/./".repeat(60);
+    for target in ["a//b", "../././x", "./", "/", "a/../b//", &"t".repeat(100), &"t".repeat(101), &long] {
+        let (from, to) = (Place::new(), Place::new());
+        symlink(target, from.at("link")).unwrap();
+        to.unpack("", &from.pack("link", &"n".repeat(120)).0).0.unwrap();
+        assert_eq!(fs::read_link(to.at(&"n".repeat(120))).unwrap().as_os_str(), target);
+    }
 }
 
 #[test]

@@ -13,18 +13,12 @@
 //! | `I` | a line for `input()` |
 //! | `Q` | number: u32, then JSON of `complete` |
 //!
-//! | from the driver | payload |
-//! |---|---|
-//! | `B` | code begins, it can be interrupted |
-//! | `D` | exit code: i32 |
-//! | `W` | `1` when the answer must not be shown |
-//! | `S` | number: u32, then JSON of `completion` |
-//! | `M`, `H` | number: u32, then the payload of `media` or `html` |
+//! What comes from it is in [`super::driver_frame`].
 //!
 //! An item of media is queued after everything that was printed before it, and only then its number is
 //! written to the pipe of acknowledgements, which the driver waits for: what it prints next comes next.
 
-use std::io::{self, IoSlice, PipeWriter, Read, Write};
+use std::io::{self, IoSlice, PipeWriter, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,6 +33,7 @@ use berth_link::MessageType;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Pid;
 
+use super::driver_frame::{Frame, read_frame};
 use super::environment::Environment;
 use super::outbox::Outbox;
 use super::pump::{Owner, Patience, Pump};
@@ -49,38 +44,6 @@ const SOURCE: &str =
     concat!(include_str!("display.py"), include_str!("complete.py"), include_str!("driver.py"));
 /// A driver that does not read for that long is stuck.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest frame taken from a driver; media are the largest.
-const FRAME_MAX: usize = 16 * 1024 * 1024;
-
-/// What a driver says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Frame {
-    /// The code begins.
-    Begun,
-    /// It has ended, with this exit code; its output is flushed.
-    Done(i32),
-    /// It asks for a line.
-    Waiting {
-        /// Whether it should not be shown.
-        is_password: bool,
-    },
-    /// Answer to a completion request.
-    Suggestions {
-        /// The request's number.
-        number: u32,
-        /// JSON.
-        json: Vec<u8>,
-    },
-    /// It shows something, and waits until that is queued.
-    Media {
-        /// The item's number.
-        number: u32,
-        /// `media` or `html`.
-        kind: MessageType,
-        /// The payload of the message.
-        payload: Vec<u8>,
-    },
-}
 
 /// What a driver speaks through, beside the events.
 pub struct Outlets<'a> {
@@ -242,61 +205,5 @@ impl Reading {
                 None => {}
             }
         }
-    }
-}
-
-/// The next frame; none for one that this version does not know.
-fn read_frame(from: &mut impl Read) -> io::Result<Option<Frame>> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length)?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > FRAME_MAX {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut body = vec![0; length];
-    from.read_exact(&mut body)?;
-    let Some((kind, payload)) = body.split_first() else { return Ok(None) };
-    let number = payload.first_chunk::<4>();
-    let rest = || payload.get(4..).unwrap_or_default().to_vec();
-    Ok(match (kind, number) {
-        (b'B', _) => Some(Frame::Begun),
-        (b'D', Some(code)) => Some(Frame::Done(i32::from_be_bytes(*code))),
-        (b'W', _) => Some(Frame::Waiting { is_password: payload == b"1" }),
-        (b'S', Some(number)) => {
-            Some(Frame::Suggestions { number: u32::from_be_bytes(*number), json: rest() })
-        }
-        (b'M' | b'H', Some(number)) => Some(Frame::Media {
-            number: u32::from_be_bytes(*number),
-            kind: if *kind == b'M' { MessageType::Media } else { MessageType::Html },
-            payload: rest(),
-        }),
-        _ => None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_are_read_and_hostile_ones_are_not() {
-        let mut wire: &[u8] =
-            b"\0\0\0\x01B\0\0\0\x05D\xff\xff\xff\xf7\0\0\0\x02W1\0\0\0\0\0\0\0\x01?\0\0\0\x02D\0\
-            \0\0\0\x07S\0\0\0\x05{}\0\0\0\x08H\0\0\0\x01<b>\xff\xff\xff\xff";
-        let mut frames = Vec::new();
-        while let Ok(frame) = read_frame(&mut wire) {
-            frames.push(frame);
-        }
-        let expected = [
-            Some(Frame::Begun),
-            Some(Frame::Done(-9)),
-            Some(Frame::Waiting { is_password: true }),
-            None,
-            None,
-            None,
-            Some(Frame::Suggestions { number: 5, json: b"{}".to_vec() }),
-            Some(Frame::Media { number: 1, kind: MessageType::Html, payload: b"<b>".to_vec() }),
-        ];
-        assert_eq!(frames, expected);
     }
 }

@@ -34,6 +34,7 @@ use crate::{Failure, number, sys, value};
 mod console;
 mod dispatch;
 mod driver;
+mod driver_frame;
 mod environment;
 mod feed;
 mod interrupt;

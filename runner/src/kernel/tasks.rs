@@ -18,7 +18,8 @@ use berth_link::{MessageType, Op};
 use rustix::process::Signal;
 
 use super::console::Console;
-use super::driver::{Driver, Frame, Outlets};
+use super::driver::{Driver, Outlets};
+use super::driver_frame::Frame;
 use super::environment::{Environment, Missing, no_input};
 use super::feed::Feed;
 use super::interrupt::Interrupt;

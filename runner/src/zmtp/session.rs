@@ -19,6 +19,10 @@ const COMMAND_MAX: usize = 64 * 1024;
 /// More frames than this in one message can only be a mistake: ours have two.
 const FRAMES_MAX: usize = 64;
 
+/// Answers to heartbeats that wait at most, in bytes: a peer that sends PINGs and takes nothing gets no more of
+/// them, and memory stays bounded.
+const OUTPUT_MAX: usize = 64 * 1024;
+
 /// What this side of the connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketType {
@@ -221,7 +225,7 @@ impl Session {
                 return Err(ProtocolError::Refused(String::from_utf8_lossy(reason).into_owned()));
             }
             // PING is: two bytes of time to live, then a context that goes back unchanged.
-            b"PING" => {
+            b"PING" if self.output.len() < OUTPUT_MAX => {
                 let context = data.get(2..).unwrap_or_default();
                 let mut pong = b"\x04PONG".to_vec();
                 pong.extend_from_slice(context.get(..16).unwrap_or(context));

@@ -58,6 +58,19 @@ fn heartbeats_are_answered_with_their_context_and_unknown_commands_ignored() {
 }
 
 #[test]
+fn heartbeats_of_a_peer_that_takes_no_answers_are_dropped_at_a_limit() {
+    let mut session = ready_pull();
+    for _ in 0..100_000 {
+        session.receive(b"\x04\x0a\x04PING\x00\x0aabc").unwrap();
+    }
+    let waiting = std::mem::take(session.output());
+    assert!(waiting.len() < 65 * 1024, "{} bytes wait", waiting.len());
+    assert!(waiting.ends_with(b"\x04\x08\x04PONGabc"));
+    session.receive(b"\x04\x0a\x04PING\x00\x0aabc").unwrap();
+    assert_eq!(session.output().as_slice(), b"\x04\x08\x04PONGabc");
+}
+
+#[test]
 fn strangers_and_misfits_are_refused() {
     let check = |bytes: &[u8], expected: ProtocolError| {
         assert_eq!(Session::new(SocketType::Pull).receive(bytes), Err(expected));
