@@ -442,7 +442,14 @@ fn the_official_client_is_served_with_keys() {
 #[test]
 fn the_official_client_is_served_by_the_workers() {
     let Some(node) = Node::start(1) else { return };
-    node.agent.ok(&["exec", &node.kernels[0], "--", "sh", "-c", "echo from within >here; mkdir folder"]);
+    node.agent.ok(&[
+        "exec",
+        &node.kernels[0],
+        "--",
+        "sh",
+        "-c",
+        "echo logged; echo from within >here; mkdir folder",
+    ]);
     let large = "x".repeat((1 << 20) + 1);
     let lines = [
         json!(["of_kernel", "check_running"]),
@@ -494,7 +501,7 @@ fn the_official_client_is_served_by_the_workers() {
     assert_eq!((&listing["errors"], &listing["abspath"]), (&json!(""), &json!("folder")));
     let listing = next();
     assert!(listing["files"] == "" && listing["errors"].as_str().unwrap().contains("nothing"), "{listing}");
-    assert!(next()["logs"].as_str().unwrap().contains("berth-runner"));
+    assert!(next()["logs"].as_str().unwrap().contains("logged"));
     assert_eq!(next(), json!({"devices": []}));
     assert_eq!(next(), json!({}));
     assert_eq!(next(), json!({"agent": {"abuse-report-path": ""}, "watcher": {}}));

@@ -174,7 +174,7 @@ mod tests {
             policy: "builtin".to_owned(),
             version: "0".to_owned(),
             digest: None,
-            rung: Rung::Twin,
+            rung: Rung::Builtin,
             faults: Vec::new(),
             micros: 1,
             note: None,
