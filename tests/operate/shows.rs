@@ -113,6 +113,24 @@ fn media_become_files_on_docker() {
     media_become_files(&agent);
 }
 
+#[test]
+fn media_are_said_where_they_were_shown() {
+    let Some(agent) = with_python(agent::on_process()) else { return };
+    // As on a terminal: both streams are one file.
+    let said = fs::File::create(agent.path("said")).unwrap();
+    let code = format!("{CLASSES}for i in range(500):\n    print(i)\n    display(Svg())");
+    let status = agent
+        .command(&["exec", "k1", "--code", &code])
+        .stdout(said.try_clone().unwrap())
+        .stderr(said)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let line = "berth: [image/svg+xml, 13 bytes; --save-media DIR keeps it]\n";
+    let expected: String = (0..500).map(|i| format!("{i}\n{line}")).collect();
+    assert_eq!(fs::read_to_string(agent.path("said")).unwrap(), expected);
+}
+
 fn a_killed_python_ends_its_run_and_says_why(agent: &Agent) {
     // What it started has its streams still, and far longer than anybody waits.
     let code = "import os, subprocess\n\
