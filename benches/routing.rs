@@ -1,6 +1,6 @@
 //! Records per second from a kernel to a `Stream`, and whole executions one after another (task out, a
-//! record and the end back), beside a direct PUSH and PULL pair and `zmq::proxy` in the same run: 64 B and
-//! 4 KiB payloads over ipc.
+//! record and the end back), beside a direct PUSH and PULL pair and `zmq::proxy` in the same run: 64 B,
+//! 4 KiB and 64 KiB payloads over ipc, as our runner is reached, and over loopback TCP, as one that listens is.
 //!
 //! The route is the one that `serve` uses, with its default limits; the runner is a thread with two
 //! libzmq sockets. Only the ratio to the other two means anything on a shared machine.
@@ -18,9 +18,80 @@ use zmq::Socket;
 
 mod peers;
 
-use peers::{bound, connected, runner, send};
+use peers::{free_port, send, serve, socket};
 
-const PAYLOADS: [usize; 2] = [64, 4096];
+const PAYLOADS: [usize; 3] = [64, 4096, 64 << 10];
+
+/// How an agent and its runner reach each other.
+#[derive(Clone, Copy)]
+enum Wire {
+    /// The agent binds sockets in a folder, the runner connects.
+    Ipc,
+    /// The runner binds loopback ports, the agent connects.
+    Tcp,
+}
+
+impl Wire {
+    const ALL: [Self; 2] = [Self::Ipc, Self::Tcp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ipc => "ipc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// The two ends of a link: `in` and `out`.
+struct Ends {
+    wire: Wire,
+    dir: tempfile::TempDir,
+    ports: [u16; 2],
+}
+
+impl Ends {
+    fn new(wire: Wire) -> Self {
+        Self { wire, dir: tempfile::tempdir().unwrap(), ports: [free_port(), free_port()] }
+    }
+
+    fn link(&self) -> LinkAt {
+        match self.wire {
+            Wire::Ipc => LinkAt::Directory(self.dir.path().to_owned()),
+            Wire::Tcp => LinkAt::Loopback { port_in: self.ports[0], port_out: self.ports[1] },
+        }
+    }
+
+    fn address(&self, end: &str) -> String {
+        match (self.wire, end) {
+            (Wire::Tcp, "in") => format!("tcp://127.0.0.1:{}", self.ports[0]),
+            (Wire::Tcp, "out") => format!("tcp://127.0.0.1:{}", self.ports[1]),
+            _ => format!("ipc://{}/{end}", self.dir.path().display()),
+        }
+    }
+
+    /// The agent's socket of an end.
+    fn agents(&self, context: &zmq::Context, kind: zmq::SocketType, end: &str) -> Socket {
+        let socket = socket(context, kind);
+        match self.wire {
+            Wire::Ipc => socket.bind(&self.address(end)).unwrap(),
+            Wire::Tcp => socket.connect(&self.address(end)).unwrap(),
+        }
+        socket
+    }
+
+    /// A runner, which sends records of so many bytes.
+    fn runner(&self, context: &zmq::Context, bytes: usize) -> JoinHandle<()> {
+        let [pull, push] = [(zmq::PULL, "in"), (zmq::PUSH, "out")].map(|(kind, end)| {
+            let socket = socket(context, kind);
+            match self.wire {
+                Wire::Ipc => socket.connect(&self.address(end)).unwrap(),
+                Wire::Tcp => socket.bind(&self.address(end)).unwrap(),
+            }
+            socket
+        });
+        serve(pull, push, bytes)
+    }
+}
 
 /// Kernel -> route -> stream.
 struct Routed {
@@ -30,22 +101,21 @@ struct Routed {
     kernel: KernelId,
     context: zmq::Context,
     runner: Option<JoinHandle<()>>,
-    _dir: tempfile::TempDir,
+    _ends: Ends,
     _reports: mpsc::Receiver<route::Report>,
 }
 
 impl Routed {
-    fn start(bytes: usize) -> Self {
+    fn start(wire: Wire, bytes: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (handle, thread) = route::start(route::Config::default()).unwrap();
-        let (kernel, dir) = (KernelId::random(), tempfile::tempdir().unwrap());
+        let (kernel, ends) = (KernelId::random(), Ends::new(wire));
         let (reports, received) = mpsc::channel(16);
-        let at = LinkAt::Directory(dir.path().to_owned());
-        let attach = Attach { kernel, at, reports };
+        let attach = Attach { kernel, at: ends.link(), reports };
         runtime.block_on(handle.attach(attach)).unwrap();
         let context = zmq::Context::new();
-        let runner = Some(runner(&context, dir.path(), bytes));
-        Self { runtime, handle, _thread: thread, kernel, context, runner, _dir: dir, _reports: received }
+        let runner = Some(ends.runner(&context, bytes));
+        Self { runtime, handle, _thread: thread, kernel, context, runner, _ends: ends, _reports: received }
     }
 
     fn records(&self, count: u64) -> Duration {
@@ -97,30 +167,33 @@ struct Plain {
     output: Option<Socket>,
     contexts: Vec<zmq::Context>,
     threads: Vec<JoinHandle<()>>,
-    _dir: tempfile::TempDir,
+    _ends: Ends,
 }
 
 impl Plain {
-    fn start(bytes: usize, proxied: bool) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    fn start(wire: Wire, bytes: usize, proxied: bool) -> Self {
+        let ends = Ends::new(wire);
         let (own, foreign) = (zmq::Context::new(), zmq::Context::new());
-        let tasks = bound(&own, zmq::PUSH, dir.path(), "in");
+        let tasks = ends.agents(&own, zmq::PUSH, "in");
         let mut contexts = vec![own.clone(), foreign.clone()];
         let mut threads = Vec::new();
         let output = if proxied {
             let middle = zmq::Context::new();
-            let front = bound(&middle, zmq::PULL, dir.path(), "out");
-            let back = bound(&middle, zmq::PUSH, dir.path(), "back");
+            let front = ends.agents(&middle, zmq::PULL, "out");
+            let back = socket(&middle, zmq::PUSH);
+            back.bind(&ends.address("back")).unwrap();
             contexts.push(middle);
             threads.push(std::thread::spawn(move || {
                 assert_eq!(zmq::proxy(&front, &back), Err(zmq::Error::ETERM));
             }));
-            connected(&own, zmq::PULL, dir.path(), "back")
+            let pull = socket(&own, zmq::PULL);
+            pull.connect(&ends.address("back")).unwrap();
+            pull
         } else {
-            bound(&own, zmq::PULL, dir.path(), "out")
+            ends.agents(&own, zmq::PULL, "out")
         };
-        threads.push(runner(&foreign, dir.path(), bytes));
-        Self { tasks: Some(tasks), output: Some(output), contexts, threads, _dir: dir }
+        threads.push(ends.runner(&foreign, bytes));
+        Self { tasks: Some(tasks), output: Some(output), contexts, threads, _ends: ends }
     }
 
     fn records(&self, count: u64) -> Duration {
@@ -163,42 +236,44 @@ impl Drop for Plain {
     }
 }
 
-fn routing(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("kernel-to-stream");
-    group.throughput(Throughput::Elements(1));
-    for bytes in PAYLOADS {
-        // One task of many records per measurement: `iters` records.
-        let direct = Plain::start(bytes, false);
-        group.bench_function(BenchmarkId::new("direct", bytes), |b| b.iter_custom(|n| direct.records(n)));
-        drop(direct);
-        let proxied = Plain::start(bytes, true);
-        group.bench_function(BenchmarkId::new("zmq-proxy", bytes), |b| b.iter_custom(|n| proxied.records(n)));
-        drop(proxied);
-        let routed = Routed::start(bytes);
-        group.bench_function(BenchmarkId::new("route", bytes), |b| b.iter_custom(|n| routed.records(n)));
-    }
-    group.finish();
+/// What is measured `n` times.
+type Measured<'a> = &'a dyn Fn(Subject<'_>, u64) -> Duration;
 
-    let mut group = criterion.benchmark_group("execute-round-trip");
-    group.throughput(Throughput::Elements(1));
-    for bytes in PAYLOADS {
-        let direct = Plain::start(bytes, false);
-        group.bench_function(BenchmarkId::new("direct", bytes), |b| b.iter_custom(|n| direct.round_trips(n)));
-        drop(direct);
-        let proxied = Plain::start(bytes, true);
-        group.bench_function(BenchmarkId::new("zmq-proxy", bytes), |b| {
-            b.iter_custom(|n| proxied.round_trips(n))
-        });
-        drop(proxied);
-        let routed = Routed::start(bytes);
-        group.bench_function(BenchmarkId::new("route", bytes), |b| b.iter_custom(|n| routed.round_trips(n)));
+/// Who is measured.
+enum Subject<'a> {
+    Plain(&'a Plain),
+    Routed(&'a Routed),
+}
+
+fn routing(criterion: &mut Criterion) {
+    let records: Measured = &|subject, n| match subject {
+        // One task of many records per measurement: `n` records.
+        Subject::Plain(plain) => plain.records(n),
+        Subject::Routed(routed) => routed.records(n),
+    };
+    let round_trips: Measured = &|subject, n| match subject {
+        Subject::Plain(plain) => plain.round_trips(n),
+        Subject::Routed(routed) => routed.round_trips(n),
+    };
+    for (name, measured) in [("kernel-to-stream", records), ("execute-round-trip", round_trips)] {
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Elements(1));
+        for (wire, bytes) in Wire::ALL.into_iter().flat_map(|wire| PAYLOADS.map(|bytes| (wire, bytes))) {
+            let id = |who: &str| BenchmarkId::new(format!("{who}-{}", wire.name()), bytes);
+            for (who, proxied) in [("direct", false), ("zmq-proxy", true)] {
+                let plain = Plain::start(wire, bytes, proxied);
+                group.bench_function(id(who), |b| b.iter_custom(|n| measured(Subject::Plain(&plain), n)));
+            }
+            let routed = Routed::start(wire, bytes);
+            group.bench_function(id("route"), |b| b.iter_custom(|n| measured(Subject::Routed(&routed), n)));
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 criterion_group!(
     name = benches;
-    config = Criterion::default().measurement_time(Duration::from_secs(3)).sample_size(20);
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2)).sample_size(20);
     targets = routing
 );
 criterion_main!(benches);

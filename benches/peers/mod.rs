@@ -29,6 +29,11 @@ pub fn bound(context: &zmq::Context, kind: zmq::SocketType, dir: &Path, name: &s
     socket
 }
 
+/// A port of this machine that nobody has now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// A message of two frames.
 pub fn send(socket: &Socket, kind: &str, payload: &[u8]) -> zmq::Result<()> {
     socket.send(kind, SNDMORE)?;

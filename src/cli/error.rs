@@ -76,13 +76,22 @@ pub(super) fn say(line: &str) {
     tell("berth", line);
 }
 
+/// The same for who writes it elsewhere.
+pub(super) fn said(line: &str) -> String {
+    as_line("berth", line)
+}
+
 fn tell(who: &str, line: &str) {
     use io::Write as _;
-    // What is said may come from an engine or a program: no control characters reach the terminal.
+    // Where standard error is closed there is nobody to tell.
+    let _ = io::stderr().lock().write_all(as_line(who, line).as_bytes());
+}
+
+/// What is said may come from an engine or a program: no control characters reach the terminal.
+fn as_line(who: &str, line: &str) -> String {
     let plain: String =
         line.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
-    // Where standard error is closed there is nobody to tell.
-    let _ = writeln!(io::stderr().lock(), "{who}: {plain}");
+    format!("{who}: {plain}\n")
 }
 
 impl From<ErrorBody> for CliError {

@@ -25,9 +25,18 @@ pub(super) struct Reader {
 /// See [`Reader`].
 pub(super) struct Writer {
     /// What is to be written; dropped: nothing more.
-    pub(super) put: std::sync::mpsc::Sender<(Target, Bytes)>,
-    /// Bytes written out.
+    pub(super) put: std::sync::mpsc::Sender<Piece>,
+    /// Bytes of output written out, as the pieces count them.
     pub(super) done: mpsc::UnboundedReceiver<io::Result<u64>>,
+}
+
+/// What is written at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) target: Target,
+    pub(super) data: Bytes,
+    /// The bytes of output that are acknowledged by it; what stands for output has a length of its own.
+    pub(super) output_bytes: u64,
 }
 
 /// Where output goes.
@@ -37,6 +46,8 @@ pub(super) enum Target {
     Stdout,
     /// Standard error.
     Stderr,
+    /// Standard error, for a line of ours: where that is closed there is nobody to tell.
+    Note,
 }
 
 /// Reads standard input, as much at once as it is asked for.
@@ -58,18 +69,19 @@ pub(super) fn start_reader() -> Result<Reader, CliError> {
     Ok(Reader { ask, got })
 }
 
-/// Writes output, both streams in one thread: what a program wrote first is shown first.
+/// Writes output, both streams in one thread and our lines with them: what a program wrote first is shown first.
 pub(super) fn start_writer() -> Result<Writer, CliError> {
-    let (put, queue) = std::sync::mpsc::channel::<(Target, Bytes)>();
+    let (put, queue) = std::sync::mpsc::channel::<Piece>();
     let (tell, done) = mpsc::unbounded_channel();
     spawn("output", move || {
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        for (target, data) in queue {
-            let fd = match target {
-                Target::Stdout => stdout.as_fd(),
-                Target::Stderr => stderr.as_fd(),
+        for Piece { target, data, output_bytes } in queue {
+            let written = match target {
+                Target::Stdout => write_all(stdout.as_fd(), &data),
+                Target::Stderr => write_all(stderr.as_fd(), &data),
+                Target::Note => write_all(stderr.as_fd(), &data).or(Ok(())),
             };
-            let written = write_all(fd, &data).map(|()| data.len() as u64);
+            let written = written.map(|()| output_bytes);
             let failed = written.is_err();
             if tell.send(written).is_err() || failed {
                 return;

@@ -22,9 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::away::{self, Patience, Wait, over};
 use super::client::{Agent, lost};
-use super::error::{CliError, say};
+use super::error::{CliError, said, say};
 use super::media::Media;
-use super::pipes::{READ_MAX, Reader, Target, Writer, start_reader, start_writer};
+use super::pipes::{Piece, READ_MAX, Reader, Target, Writer, start_reader, start_writer};
 use super::signals::{Asked, Signals};
 use crate::control::stream::{
     ClientCodec, ClientFrame, FrameError, OUTPUT_WINDOW, Open, Resumed, ServerFrame, Signal,
@@ -65,6 +65,10 @@ pub(super) async fn run(
     talk.stay(connect, patience, signals).await
 }
 
+/// Beyond so many pieces that wait to be written nothing is read: what the agent says without credit, and
+/// lines of ours about next to nothing, must not pile up either.
+const PIECES_MAX: usize = 1024;
+
 /// How a connection ended.
 enum Turn {
     Ended(Ending),
@@ -88,6 +92,8 @@ struct Talk {
     media: Media,
     /// Output that came and is not written out yet.
     unwritten: u64,
+    /// Pieces that are not written out yet.
+    pieces: usize,
     /// Console bytes of the run that came or were said to be lost.
     received: u64,
     /// Those of them that were lost.
@@ -112,6 +118,7 @@ impl Talk {
             writer,
             media,
             unwritten: 0,
+            pieces: 0,
             received: 0,
             lost: 0,
             started: None,
@@ -173,7 +180,7 @@ impl Talk {
                 exit = signals.stop() => return Ok(Some(Ending::Stopped { exit })),
                 // A reader of ours that went away is no reason to wait on.
                 Some(written) = self.writer.done.recv() => {
-                    self.unwritten -= written.map_err(|error| CliError::output(&error))?.min(self.unwritten);
+                    self.written(written.map_err(|error| CliError::output(&error))?);
                 }
                 waited = &mut again => return waited.map(|()| None),
             }
@@ -232,7 +239,7 @@ impl Talk {
                     match written {
                         Ok(bytes) => {
                             owed += bytes;
-                            self.unwritten = self.unwritten.saturating_sub(bytes);
+                            self.written(bytes);
                         }
                         Err(error) => break Err(CliError::output(&error)),
                     }
@@ -248,7 +255,7 @@ impl Talk {
                     let open = self.stdin_open;
                     say_to_agent(if open { ClientFrame::Stdin(data) } else { ClientFrame::StdinEof });
                 }
-                frame = frames.next() => match frame.ok_or_else(lost).and_then(|f| f.map_err(|e| broken(&e))) {
+                frame = frames.next(), if self.pieces < PIECES_MAX => match frame.ok_or_else(lost).and_then(|f| f.map_err(|e| broken(&e))) {
                     Ok(ServerFrame::Started { incarnation }) => {
                         started = true;
                         let since = self.started.take().map_or_else(Instant::now, |(since, _)| since);
@@ -261,22 +268,22 @@ impl Talk {
                     Ok(ServerFrame::Stdout(data)) => self.write(Target::Stdout, data),
                     Ok(ServerFrame::Stderr(data)) => self.write(Target::Stderr, data),
                     Ok(ServerFrame::Media(data)) => {
-                        say(&self.media.take(&data));
-                        say_to_agent(ClientFrame::Credit(data.len() as u64));
+                        let line = self.media.take(&data);
+                        self.note(&line, data.len() as u64);
                     }
                     Ok(ServerFrame::WaitingInput { .. }) => {
-                        say("the program waits for a line of input, which this kernel's runner does not take from here");
+                        self.note("the program waits for a line of input, which this kernel's runner does not take from here", 0);
                     }
                     Ok(ServerFrame::StdinCredit(bytes)) => {
                         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                         self.stdin_left = self.stdin_left.saturating_add(bytes);
                         self.sent.forget(bytes);
                     }
-                    Ok(ServerFrame::Lost(0)) => say("some of the output was lost here"),
+                    Ok(ServerFrame::Lost(0)) => self.note("some of the output was lost here", 0),
                     Ok(ServerFrame::Lost(bytes)) => {
                         self.received = self.received.saturating_add(bytes);
                         self.lost = self.lost.saturating_add(bytes);
-                        say(&format!("{bytes} bytes of output were lost here"));
+                        self.note(&format!("{bytes} bytes of output were lost here"), 0);
                     }
                     Ok(ServerFrame::Exit(RunEnd::Detached { reason })) if reason == AGENT_STOPPED => {
                         return Ok(Turn::Away(lost()));
@@ -306,10 +313,27 @@ impl Talk {
     }
 
     fn write(&mut self, target: Target, data: Bytes) {
-        self.received += data.len() as u64;
-        self.unwritten += data.len() as u64;
+        let output_bytes = data.len() as u64;
+        self.received += output_bytes;
+        self.put(Piece { target, data, output_bytes });
+    }
+
+    /// A line of ours at its place in the output, for output of that many bytes that is not written itself.
+    fn note(&mut self, line: &str, output_bytes: u64) {
+        self.put(Piece { target: Target::Note, data: said(line).into(), output_bytes });
+    }
+
+    fn put(&mut self, piece: Piece) {
+        self.unwritten += piece.output_bytes;
+        self.pieces += 1;
         // A writer that has ended has said why.
-        let _ = self.writer.put.send((target, data));
+        let _ = self.writer.put.send(piece);
+    }
+
+    /// A piece was.
+    fn written(&mut self, output_bytes: u64) {
+        self.unwritten = self.unwritten.saturating_sub(output_bytes);
+        self.pieces = self.pieces.saturating_sub(1);
     }
 
     /// Standard input that did not arrive, and its end.

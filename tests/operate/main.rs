@@ -13,6 +13,7 @@ mod files;
 mod images;
 mod logs;
 mod private;
+mod shows;
 #[path = "../support/agent.rs"]
 #[allow(dead_code, reason = "each test uses what it needs of it")]
 mod support;

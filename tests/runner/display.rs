@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use berth_link::MESSAGE_MAX;
 
-use crate::peer::{Agent, Kernel, listening, wait_until};
+use crate::peer::{Agent, Kernel, Run, listening, wait_until};
 use crate::python::no_python;
 
 /// Everything until the run ends, in order; pieces of one stream in a row are one.
@@ -14,7 +14,6 @@ fn in_order(agent: &Agent, source: &str) -> Vec<(String, String)> {
     let mut seen: Vec<(String, String)> = Vec::new();
     loop {
         let (kind, payload) = agent.receive();
-        assert!(payload.len() <= MESSAGE_MAX, "the agent would hang up on it");
         let text = String::from_utf8_lossy(&payload).into_owned();
         match seen.last_mut() {
             Some((last, before)) if *last == kind && kind.starts_with("std") => before.push_str(&text),
@@ -173,6 +172,53 @@ fn an_agent_that_connects_by_tcp_gets_large_media_whole() {
     let (kind, payload) = agent.receive();
     assert_eq!((kind.as_str(), payload.len()), ("html", size));
     agent.run().check("", "", 0);
+}
+
+#[test]
+fn an_interrupt_ends_a_task_that_shows_without_end() {
+    if no_python() {
+        return;
+    }
+    let (kernel, agent) = Kernel::start();
+    let interrupted = |before: Vec<(String, Vec<u8>)>, size: usize| {
+        agent.send("interrupt", "");
+        let (mut shown, mut rest) = (0, Run::default());
+        let mut before = before.into_iter();
+        while rest.exit_code.is_none() {
+            let (kind, payload) = before.next().unwrap_or_else(|| agent.receive());
+            if kind == "html" {
+                // Each whole, each once, in order.
+                assert!(payload.starts_with(format!("{shown} ").as_bytes()) && payload.len() == size);
+                shown += 1;
+                assert!(shown < 100_000, "it goes on");
+            } else {
+                rest.take(&kind, payload);
+            }
+        }
+        let text = rest.err();
+        assert!(text.ends_with("KeyboardInterrupt\n") && !text.contains("<berth>"), "{text}");
+        assert_eq!((rest.exit_code, rest.others), (Some(1), Vec::new()));
+        agent.code("print('alive')\ndisplay('next')").check("alive\n'next'\n", "", 0);
+    };
+    let endless = |size: usize| {
+        format!(
+            "import itertools\nopen('begun', 'w')\n\
+             for i in itertools.count(): display({{'text/html': ('%d ' % i).ljust({size})}}, raw=True)"
+        )
+    };
+    // At many places of what showing is made of.
+    for count in 0..40 {
+        agent.send("code", endless(1000));
+        let seen = (0..count).map(|_| agent.receive()).collect();
+        interrupted(seen, 1000);
+    }
+    // While nobody reads, so that it waits for room.
+    for size in [1000, MESSAGE_MAX] {
+        let _old = fs::remove_file(kernel.work("begun"));
+        agent.send("code", endless(size));
+        wait_until("it shows", || kernel.work("begun").exists());
+        interrupted(Vec::new(), size);
+    }
 }
 
 #[test]

@@ -6,11 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use berth_link::{CHUNK_MAX, Finished, Status, decode_credit};
+use berth_link::{CHUNK_MAX, Finished, MESSAGE_MAX, Status, decode_credit};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Far beyond anything that works, on a machine that is busy with other things.
 const PATIENCE_MS: i32 = 60_000;
+/// Largest message from a runner that listens, as the agent has it (`src/route/sockets.rs`).
+const DIALLED_MESSAGE_MAX: i64 = 16 << 20;
 
 /// The static runner; built when it is not there.
 pub fn runner() -> &'static Path {
@@ -49,11 +51,14 @@ pub struct Agent {
 impl Agent {
     pub fn bind(link: &Path) -> Self {
         let agent = Self::sockets();
+        // As the agent has it: it hangs up on a runner that sends more.
+        agent.pull.set_maxmsgsize(i64::try_from(MESSAGE_MAX).unwrap()).unwrap();
         agent.push.bind(&format!("ipc://{}/in", link.display())).unwrap();
         agent.pull.bind(&format!("ipc://{}/out", link.display())).unwrap();
         agent
     }
 
+    /// For a runner that listens.
     pub fn sockets() -> Self {
         let context = zmq::Context::new();
         let (push, pull) = (context.socket(zmq::PUSH).unwrap(), context.socket(zmq::PULL).unwrap());
@@ -62,7 +67,8 @@ impl Agent {
             socket.set_sndtimeo(PATIENCE_MS).unwrap();
             socket.set_rcvtimeo(PATIENCE_MS).unwrap();
         }
-        // As the agent has it, so that a slow reader is felt by the runner.
+        pull.set_maxmsgsize(DIALLED_MESSAGE_MAX).unwrap();
+        // Few, so that a slow reader is soon felt by the runner.
         pull.set_rcvhwm(4).unwrap();
         Self { push, pull, _context: context }
     }

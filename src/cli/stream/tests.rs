@@ -18,7 +18,7 @@ struct Client {
     /// What the reader was asked for, and the way to answer.
     asked: std::sync::mpsc::Receiver<usize>,
     give: mpsc::UnboundedSender<Bytes>,
-    written: std::sync::mpsc::Receiver<(Target, Bytes)>,
+    written: std::sync::mpsc::Receiver<Piece>,
     tell: mpsc::UnboundedSender<io::Result<u64>>,
     run: tokio::task::JoinHandle<Result<Ending, CliError>>,
 }
@@ -92,6 +92,15 @@ async fn open(agent: &mut Peer) -> Open {
     open
 }
 
+fn output(target: Target, data: impl Into<Bytes>) -> Piece {
+    let data = data.into();
+    Piece { target, output_bytes: data.len() as u64, data }
+}
+
+fn note(line: &str, output_bytes: u64) -> Piece {
+    Piece { target: Target::Note, data: format!("berth: {line}\n").into(), output_bytes }
+}
+
 const STARTED: ServerFrame = ServerFrame::Started { incarnation: None };
 
 async fn next(agent: &mut Peer) -> ClientFrame {
@@ -132,12 +141,40 @@ async fn output_is_acknowledged_when_it_has_been_written_and_written_before_the_
     client.agent.send(ServerFrame::Exit(RunEnd::Finished { exit_code: 3 })).await.unwrap();
     // The writer's queue ends when the run does, and only then.
     let written = tokio::task::spawn_blocking(move || client.written.iter().collect::<Vec<_>>());
-    assert_eq!(written.await.unwrap(), [(Target::Stdout, piece), (Target::Stderr, Bytes::from_static(b"e"))]);
+    assert_eq!(written.await.unwrap(), [output(Target::Stdout, piece), output(Target::Stderr, "e")]);
     assert!(!client.run.is_finished(), "ended before everything was written");
     client.tell.send(Ok(1)).unwrap();
     drop(client.tell);
     let ending = client.run.await.unwrap().unwrap();
     assert_eq!(ending.status(), Ok(3));
+}
+
+#[tokio::test]
+async fn media_are_said_in_the_order_of_the_output_and_acknowledged_with_it() {
+    let mut client = client(Patience::None).await;
+    let html = vec![b'x'; usize::try_from(OUTPUT_WINDOW / 8).unwrap()];
+    client.send(ServerFrame::Stdout(Bytes::from_static(b"a"))).await;
+    client.send(ServerFrame::Media(html.clone().into())).await;
+    client.send(ServerFrame::WaitingInput { is_password: false }).await;
+    client.send(ServerFrame::Stdout(Bytes::from_static(b"b"))).await;
+    let written: Vec<Piece> = tokio::task::spawn_blocking({
+        let written = client.written;
+        move || written.iter().take(4).collect()
+    })
+    .await
+    .unwrap();
+    let size = html.len() as u64;
+    let waits = "the program waits for a line of input, which this kernel's runner does not take from here";
+    let expected = [
+        output(Target::Stdout, "a"),
+        note("[text/html, 132 kB; --save-media DIR keeps it]", size),
+        note(waits, 0),
+        output(Target::Stdout, "b"),
+    ];
+    assert_eq!(written, expected);
+    client.tell.send(Ok(1)).unwrap();
+    client.tell.send(Ok(size)).unwrap();
+    assert_eq!(next(&mut client.agent).await, ClientFrame::Credit(1 + size));
 }
 
 #[tokio::test]
@@ -210,8 +247,8 @@ async fn a_run_goes_on_from_the_bytes_that_came_when_its_agent_is_back() {
     client.send(ServerFrame::Stdout(Bytes::from_static(b"d"))).await;
     client.send(ServerFrame::Exit(RunEnd::Finished { exit_code: 3 })).await;
     let written = tokio::task::spawn_blocking(move || client.written.iter().collect::<Vec<_>>());
-    let pieces = [b"abc" as &[u8], b"d"].map(|data| (Target::Stdout, Bytes::from_static(data)));
-    assert_eq!(written.await.unwrap(), pieces);
+    let lost = note("4 bytes of output were lost here", 0);
+    assert_eq!(written.await.unwrap(), [output(Target::Stdout, "abc"), lost, output(Target::Stdout, "d")]);
     drop(client.tell);
     assert_eq!(client.run.await.unwrap().unwrap().status(), Ok(3));
 }
