@@ -29,7 +29,7 @@ use crate::{admission, policy, route};
 mod cluster;
 mod status;
 
-use cluster::{Around, join_cluster, open_door, rpc_keys};
+use cluster::{Around, join_cluster, messenger, open_door, rpc_keys};
 pub use status::{DrainStatus, NodeStatus, RpcStatus};
 
 /// Why the agent did not start or had to end; one line and the next step.
@@ -245,16 +245,21 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
     let (pulse_of_admission, pulse_of_route) = (admission.clone(), route.clone());
     // Not before every kernel is known: a call for one that is not would be refused.
     let files = Files::new(kernels.clone());
+    let (joined_sender, joined) = watch::channel(None);
+    let messenger = messenger(&config, &joined)?;
     let (workers, jobs) = mpsc::channel(methods::QUEUE);
     let rpc = open_door(&config, &route, curve, workers).await?;
     if rpc.is_some() {
-        let methods = Methods::new(kernels.clone(), files.clone(), route.clone());
+        let (images, bringer) = methods::images(kernels.engine().clone(), config.agent.id.clone(), messenger);
+        let methods = Methods::new(kernels.clone(), files.clone(), images, route.clone());
+        tasks.spawn(named("images", bringer.run()));
         tasks.spawn(named("methods", methods.serve(jobs)));
     }
     status_sender.send_modify(|status| status.rpc = rpc.clone());
     // Not before calls are answered: a heartbeat brings the first of them.
     let around = Around { offers: &offers, policies: &policies, status: &status_sender };
-    let heartbeat = join_cluster(&config, rpc.as_ref(), public_key, &around, &mut tasks)?;
+    let heartbeat =
+        join_cluster(&config, rpc.as_ref(), public_key, (joined_sender, joined), &around, &mut tasks)?;
     let control = control::start(
         &config.control,
         Rooms {
@@ -272,6 +277,8 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
         config.mounts.allow.clone(),
     )
     .map_err(|error| AgentError { message: error.to_string(), hint: Some(error.hint()) })?;
+    // Before the service manager hears of it.
+    status_sender.send_modify(|status| status.state = "ready".to_owned());
     let supervisor = Beats::default();
     let pulse = {
         let (admission, route, supervisor) = (pulse_of_admission, pulse_of_route, supervisor.clone());
@@ -284,7 +291,6 @@ async fn live(config: Config, overrides: Overrides) -> Result<(), AgentError> {
             AgentError::new(format!("no thread for the pulse: {error}"), "see `ulimit -u`")
         })?
     };
-    status_sender.send_modify(|status| status.state = "ready".to_owned());
     info!(socket = %config.control.socket.display(), instance = %opened.instance, "ready");
     let reload = Reload { overrides, swap: reloaded };
     let ended = until_told(&mut tasks, &supervisor, &reload, config.private).await;

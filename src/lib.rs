@@ -16,6 +16,8 @@
 //! | membership ([`manager::membership`]) | workers | etcd | where Redis is (`watch`), the node's status in etcd |
 //! | `heartbeat` ([`manager::heartbeat`]) | own OS thread | the offer, where Redis is (`watch`) | heartbeats in Redis |
 //! | methods ([`manager::methods`]), a task per call | workers | calls that the door hands on (`mpsc`) | answers for the door (queue of the route) |
+//! | `messenger` ([`manager::messenger`]) | own OS thread | events (bounded queue), where Redis is (`watch`) | events in Redis |
+//! | images ([`manager::methods::images`]), a task per image | workers | images that a manager wants (`mpsc`) | pulls, events |
 //! | `pulse` ([`pulse`]) | own OS thread | counters of the supervisor, admission and routes | the watchdog's food; ends the process when one stands still |
 //! | `policy-journal` ([`policy::journal`]) | own OS thread | decisions (bounded queue, dropped when full) | JSON lines on disk |
 //! | policy-demotions ([`policy::swap`]) | workers | demotions (`watch`) | rows ([`store`]) |

@@ -6,6 +6,9 @@
 #[path = "support/engines.rs"]
 #[allow(dead_code, reason = "each test uses what it needs of it")]
 mod engines;
+#[path = "support/rpc.rs"]
+#[allow(dead_code, reason = "each test uses what it needs of it")]
+mod rpc;
 #[path = "support/servers.rs"]
 mod servers;
 #[path = "support/agent.rs"]
@@ -17,6 +20,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use engines::Engine;
+use rpc::Rpc;
 use serde_json::{Value, json};
 use servers::{Etcd, Server, free_port};
 use support::{Agent, until};
@@ -34,6 +38,10 @@ const NAMESPACE: &str = "berth-test";
 impl Cluster {
     /// Servers that run, and an agent that does not.
     fn new() -> Option<Self> {
+        Self::new_on(Engine::Process)
+    }
+
+    fn new_on(engine: Engine) -> Option<Self> {
         if !servers::are_there(&["redis-server", "etcd"]) {
             return None;
         }
@@ -49,7 +57,7 @@ impl Cluster {
         );
         let address = format!("127.0.0.1:{}", etcd.port);
         let words = ["--policy", "builtin", "--etcd-addr", &address, "--namespace", NAMESPACE];
-        let agent = Agent::new(Engine::Process, &config, &words);
+        let agent = Agent::new(engine, &config, &words);
         Some(Self { redis, etcd: Some(etcd), keys, agent })
     }
 
@@ -75,6 +83,14 @@ impl Cluster {
         let entries: Vec<(String, BTreeMap<String, String>)> =
             redis::cmd("XRANGE").arg("events").arg("-").arg("+").query(&mut redis).unwrap();
         entries.into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    /// The payloads of events whose names begin so.
+    fn payloads(&self, prefix: &str) -> Vec<(String, Value)> {
+        let of_those = self.entries().into_iter().filter(|entry| entry["name"].starts_with(prefix));
+        of_those
+            .map(|entry| (entry["name"].clone(), serde_json::from_str(&entry["payload"]).unwrap()))
+            .collect()
     }
 
     fn names(&self) -> Vec<String> {
@@ -138,7 +154,7 @@ fn read_by_the_official_classes(entries: &[BTreeMap<String, String>]) {
     assert!(output.status.success());
     let read: Vec<String> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(read.len(), entries.len());
-    assert!(read.iter().all(|read| read.starts_with("Agent")), "{read:?}");
+    assert!(read.iter().all(|read| read.ends_with("Event")), "{read:?}");
 }
 
 #[test]
@@ -222,4 +238,68 @@ fn an_etcd_that_is_not_there_holds_up_nobody() {
             .is_some_and(|problem| problem.starts_with("no etcd answers at 127.0.0.1:"))
     });
     assert_eq!(cluster.status()["state"], "looking-for-etcd");
+}
+
+/// An `ImageConfig` as the manager has it, for an image of a local registry.
+fn image_config(digest: &str) -> callosum::Value {
+    use callosum::Value as Sent;
+    let registry =
+        [("name", Sent::from("local")), ("url", "http://localhost".into()), ("username", Sent::Nil)];
+    Sent::map([
+        ("architecture", Sent::from("x86_64")),
+        ("project", "berth".into()),
+        ("digest", digest.into()),
+        ("registry", Sent::map(registry)),
+        ("is_local", true.into()),
+        ("auto_pull", Sent::Enum { class: "AutoPullBehavior".into(), value: "digest".into() }),
+    ])
+}
+
+#[test]
+fn the_manager_learns_how_the_images_that_it_wants_fare() {
+    let Some(cluster) = Cluster::joined() else { return };
+    let client = Rpc::connect(cluster.agent.json(&["status"])["rpc"]["endpoint"].as_str().unwrap(), None);
+    let wanted = callosum::Value::map([("local/berth/nothing:1", image_config("sha256:1"))]);
+    for times in 1..=2 {
+        let tasks = client.call("check_and_pull", vec![wanted.clone()]);
+        let task = tasks.get("local/berth/nothing:1").and_then(callosum::Value::as_str).unwrap();
+        assert_eq!((task.len(), task.bytes().all(|digit| digit.is_ascii_hexdigit())), (32, true));
+        // Asked again, told again.
+        until("it is told", || cluster.payloads("image_").len() == times);
+    }
+    let (name, told) = cluster.payloads("image_").remove(0);
+    assert_eq!((name.as_str(), &told["image"]), ("image_pull_failed", &json!("local/berth/nothing:1")));
+    assert_eq!(
+        told["image_ref"],
+        json!({
+            "name": "nothing", "project": "berth", "tag": "1", "registry": "local", "architecture": "x86_64",
+            "is_local": true,
+        })
+    );
+    assert!(told["msg"].as_str().unwrap().contains("not on this node"), "{told}");
+    let refused = client.outcome("check_and_pull", vec![5.into()]);
+    assert!(matches!(refused, callosum::Outcome::Failure(failure) if failure.name == "ValueError"));
+    assert_eq!(client.call("check_pulling", vec!["local/berth/nothing:1".into()]), false.into());
+    read_by_the_official_classes(&cluster.entries());
+}
+
+#[test]
+fn an_image_that_is_here_is_told_as_finished() {
+    let Some(image) = engines::docker_image().filter(|image| image.starts_with("berth/")) else { return };
+    let Some(mut cluster) = Cluster::new_on(Engine::Docker) else { return };
+    cluster.keys.put(&key("nodes/manager/m1"), "up");
+    // Redis is away meanwhile: what is to be told waits.
+    let port = cluster.redis.port;
+    cluster.agent.start();
+    until("it has joined", || cluster.status()["heartbeat_ms"].is_u64());
+    drop(std::mem::replace(&mut cluster.redis, servers::redis(free_port())));
+    let client = Rpc::connect(cluster.agent.json(&["status"])["rpc"]["endpoint"].as_str().unwrap(), None);
+    let wanted = callosum::Value::map([(format!("local/{image}"), image_config("sha256:another"))]);
+    client.call("check_and_pull", vec![wanted]);
+    until("the loss is told", || cluster.status()["heartbeat_problem"].is_string());
+    cluster.redis = servers::redis(port);
+    until("it is told", || !cluster.payloads("image_").is_empty());
+    let (name, told) = cluster.payloads("image_").remove(0);
+    assert_eq!((name.as_str(), &told["msg"]), ("image_pull_finished", &json!("Image already exists")));
+    read_by_the_official_classes(&cluster.entries());
 }

@@ -11,7 +11,8 @@ use crate::config::{self, Config};
 use crate::manager::door::CallosumDoor;
 use crate::manager::heartbeat::{self, Heartbeat};
 use crate::manager::info::Identity;
-use crate::manager::membership::Membership;
+use crate::manager::membership::{Joined, Membership};
+use crate::manager::messenger::Messenger;
 use crate::manager::methods::Job;
 use crate::manager::{Address, keys};
 use crate::{inventory, policy, route};
@@ -67,6 +68,20 @@ async fn resolved(address: &Address) -> Result<SocketAddr, AgentError> {
     })
 }
 
+/// Who tells the manager what happens here; none without a cluster.
+pub(super) fn messenger(
+    config: &Config,
+    joined: &watch::Receiver<Option<Joined>>,
+) -> Result<Option<Messenger>, AgentError> {
+    let start = |_| Messenger::start(config.agent.id.clone(), joined.clone());
+    config
+        .cluster
+        .as_ref()
+        .map(start)
+        .transpose()
+        .map_err(|error| AgentError::new(format!("no thread for the messenger: {error}"), "see `ulimit -u`"))
+}
+
 /// What a member reports, and by what.
 pub(super) struct Around<'a> {
     pub(super) offers: &'a watch::Receiver<Option<inventory::Offer>>,
@@ -79,13 +94,13 @@ pub(super) fn join_cluster(
     config: &Config,
     rpc: Option<&RpcStatus>,
     public_key: Option<String>,
+    (joined_sender, joined): (watch::Sender<Option<Joined>>, watch::Receiver<Option<Joined>>),
     around: &Around<'_>,
     tasks: &mut JoinSet<&'static str>,
 ) -> Result<Option<Heartbeat>, AgentError> {
     let Some((cluster, rpc)) = config.cluster.clone().zip(rpc) else { return Ok(None) };
     let port = rpc.endpoint.rsplit(':').next().and_then(|port| port.parse().ok());
     let rpc_port = port.unwrap_or(cluster.rpc_listen.port);
-    let (joined_sender, joined) = watch::channel(None);
     let surroundings = heartbeat::Surroundings {
         agent: config.agent.id.clone(),
         identity: Identity {

@@ -45,7 +45,10 @@ impl std::fmt::Debug for Password {
 
 /// One address or several.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "an address is \"HOST:PORT\" or { host = \"HOST\", port = PORT }; several are a list of these"
+)]
 enum Addresses {
     One(Address),
     Many(Vec<Address>),

@@ -63,7 +63,7 @@ async fn pull(State(agent): Agent, query: Result<Query<ImageQuery>, QueryRejecti
     check(&query.image)?;
     let engine = agent.rooms.kernels.engine().clone();
     let (lines, receiver) = mpsc::channel(16);
-    run(&agent, lines.clone(), async move { hand_on(engine.pull(&query.image).await?, &lines).await });
+    run(&agent, lines.clone(), async move { hand_on(engine.pull(&query.image, None).await?, &lines).await });
     Ok(answered(receiver))
 }
 

@@ -26,7 +26,7 @@ pub mod transfer;
 mod ulimits;
 
 pub use deadlines::Deadlines;
-pub use transfer::{Archive, ArchiveKind, ImageStep, ImageSteps, Import};
+pub use transfer::{Archive, ArchiveKind, ImageStep, ImageSteps, Import, Login, split_reference};
 
 /// Label that carries the [`InstanceId`] of the state directory a container belongs to.
 pub const LABEL_INSTANCE: &str = "ai.berth.instance";
@@ -496,9 +496,9 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     /// One local image by reference or id; none when it is not there.
     async fn image(&self, reference: &str) -> Result<Option<ImageView>, EngineError>;
 
-    /// Gets an image from its registry.
-    async fn pull(&self, reference: &str) -> Result<ImageSteps, EngineError> {
-        let _ = reference;
+    /// Gets an image from its registry, as this user where one is given.
+    async fn pull(&self, reference: &str, login: Option<&Login>) -> Result<ImageSteps, EngineError> {
+        let _ = (reference, login);
         Err(EngineError::Unsupported { engine: self.kind().as_str(), what: "pull images" })
     }
 

@@ -3,6 +3,7 @@
 //! A field that is missing or wrong makes the manager drop an event without a word, so every payload is a type
 //! here: what can be built can be read there.
 
+use callosum::ImageRef;
 use serde::Serialize;
 
 use crate::ids::AgentId;
@@ -23,11 +24,70 @@ pub enum ManagerEvent {
         /// Everything about the node.
         agent_info: Box<AgentInfo>,
     },
+    /// An image is being brought.
+    ImagePullStarted {
+        /// Its full name.
+        image: String,
+        /// Who brings it.
+        agent_id: String,
+        /// Unix time in seconds.
+        timestamp: f64,
+        /// Its parts, by which the manager knows it together with its architecture.
+        image_ref: ImageParts,
+    },
+    /// It is here; without this no session of it starts (contracts: manager §3.6).
+    ImagePullFinished {
+        /// Its full name.
+        image: String,
+        /// Where it is.
+        agent_id: String,
+        /// Unix time in seconds.
+        timestamp: f64,
+        /// Why nothing had to be brought.
+        msg: Option<&'static str>,
+        /// As above.
+        image_ref: ImageParts,
+    },
+    /// It could not be brought; kernels of it are cancelled.
+    ImagePullFailed {
+        /// Its full name.
+        image: String,
+        /// Where it is not.
+        agent_id: String,
+        /// Why.
+        msg: String,
+        /// As above.
+        image_ref: ImageParts,
+    },
     /// At the clean end of the agent; kernels run on.
     AgentTerminated {
         /// Why; another one than `agent-restart` makes the node TERMINATED until its next heartbeat.
         reason: EndReason,
     },
+}
+
+/// The parts of an image's name, and its architecture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageParts {
+    name: String,
+    project: Option<String>,
+    tag: String,
+    registry: String,
+    architecture: String,
+    is_local: bool,
+}
+
+impl From<&ImageRef> for ImageParts {
+    fn from(image: &ImageRef) -> Self {
+        Self {
+            name: image.name.clone(),
+            project: image.project.clone(),
+            tag: image.tag.clone(),
+            registry: image.registry.clone(),
+            architecture: image.architecture.clone(),
+            is_local: image.is_local,
+        }
+    }
 }
 
 /// Why an agent is there.
@@ -56,6 +116,9 @@ impl ManagerEvent {
         match self {
             Self::AgentStarted { .. } => "agent_started",
             Self::AgentHeartbeat { .. } => "agent_heartbeat",
+            Self::ImagePullStarted { .. } => "image_pull_started",
+            Self::ImagePullFinished { .. } => "image_pull_finished",
+            Self::ImagePullFailed { .. } => "image_pull_failed",
             Self::AgentTerminated { .. } => "agent_terminated",
         }
     }

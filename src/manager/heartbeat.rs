@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::events::{EndReason, ManagerEvent, StartReason};
 use super::info::{Identity, agent_info};
 use super::membership::{Joined, now_ms};
-use super::redis::{Link, LinkError, Role};
+use super::messenger::Way;
 use crate::agent::NodeStatus;
 use crate::ids::AgentId;
 use crate::inventory::Offer;
@@ -77,7 +77,7 @@ impl Drop for Heartbeat {
 
 struct Beating {
     around: Surroundings,
-    link: Option<Link>,
+    way: Way,
     /// Redis took a heartbeat of this process.
     started: bool,
     /// What the last one said; none when Redis did not take it.
@@ -89,8 +89,8 @@ struct Beating {
 
 impl Beating {
     fn new(around: Surroundings) -> Self {
-        let due = Instant::now();
-        Self { around, link: None, started: false, said: None, due, problem: None, withheld: Vec::new() }
+        let (way, due) = (Way::new(around.agent.clone()), Instant::now());
+        Self { around, way, started: false, said: None, due, problem: None, withheld: Vec::new() }
     }
 
     fn run(mut self, stopped: &Receiver<()>) {
@@ -103,7 +103,7 @@ impl Beating {
         }
         let joined = self.around.joined.borrow().clone();
         if let Some(joined) = joined.filter(|_| self.started) {
-            let left = self.send(&joined, &ManagerEvent::AgentTerminated { reason: EndReason::Shutdown });
+            let left = self.way.send(&joined, &ManagerEvent::AgentTerminated { reason: EndReason::Shutdown });
             if let Err(error) = left {
                 tracing::warn!("the manager was not told of the end, and finds out after 40 s: {error}");
             }
@@ -124,29 +124,18 @@ impl Beating {
             return;
         }
         self.warn_of(withheld);
-        let sent = self.send(&joined, &event);
+        let sent = self.way.send(&joined, &event);
         self.due = Instant::now() + self.around.interval;
         self.said = news.filter(|_| sent.is_ok());
         if sent.is_ok() && !self.started {
             self.started = true;
             let started = ManagerEvent::AgentStarted { reason: StartReason::SelfStarted };
-            if let Err(error) = self.send(&joined, &started) {
+            if let Err(error) = self.way.send(&joined, &started) {
                 // A hint only: the heartbeat has made the node ALIVE.
                 tracing::debug!("agent_started was not taken: {error}");
             }
         }
         self.tell(sent.err().map(|error| error.to_string()));
-    }
-
-    fn send(&mut self, joined: &Joined, event: &ManagerEvent) -> Result<(), LinkError> {
-        let link = match self.link.take().filter(|link| *link.target() == joined.redis) {
-            Some(link) => link,
-            None => Link::open(&joined.redis, Role::Stream)?,
-        };
-        // Kept only when it has worked.
-        let link = self.link.insert(link);
-        let Ok(entry) = event.entry(&self.around.agent) else { return Ok(()) };
-        link.append(&entry).inspect_err(|_| self.link = None)
     }
 
     fn warn_of(&mut self, withheld: Vec<String>) {

@@ -9,7 +9,7 @@
 //! * [`membership`]: the task that finds etcd, waits for a manager, reads where Redis is, keeps the node's status
 //!   there; [`layout`] knows the keys;
 //! * [`heartbeat`]: the thread that reports the node, whatever hangs; [`info`] makes the report, [`events`] its
-//!   form, [`redis`] the way there;
+//!   form, [`redis`] the way there; [`messenger`]: the thread for all other events;
 //! * [`door`]: the callosum protocol, its methods and answers, on the routing thread; [`methods`]: what is answered
 //!   on the workers;
 //! * [`keys`]: the CURVE keys of the RPC port.
@@ -21,6 +21,7 @@ pub mod info;
 pub mod keys;
 pub mod layout;
 pub mod membership;
+pub mod messenger;
 pub mod methods;
 pub mod redis;
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod deploy;
 mod doctor;
 mod drain;
 #[path = "../support/engines.rs"]

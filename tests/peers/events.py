@@ -7,14 +7,16 @@ first that cannot be read.
 import json
 import sys
 
-from ai.backend.common.events.event_types.agent import anycast
+from ai.backend.common.events.event_types.agent import anycast as of_agents
+from ai.backend.common.events.event_types.image import anycast as of_images
 from ai.backend.common.events.message import EventMessage
 from ai.backend.common.message_queue.payload import AnycastMessagePayload
 
 BY_NAME = {
     cls.event_name(): cls
-    for cls in vars(anycast).values()
-    if isinstance(cls, type) and cls.__module__ == anycast.__name__ and not getattr(cls, "__abstractmethods__", None)
+    for module in (of_agents, of_images)
+    for cls in vars(module).values()
+    if isinstance(cls, type) and cls.__module__ == module.__name__ and not getattr(cls, "__abstractmethods__", None)
 }
 
 

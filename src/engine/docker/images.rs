@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::models::{BuildInfo, CreateImageInfo, ProgressDetail};
 use bollard::query_parameters::{
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use super::Docker;
 use super::error::{self, About, clean};
 use crate::engine::transfer::split_reference;
-use crate::engine::{Archive, ArchiveKind, EngineError, ImageStep, ImageSteps, Import};
+use crate::engine::{Archive, ArchiveKind, EngineError, ImageStep, ImageSteps, Import, Login};
 
 /// What the engine says of a layer that has come all the way.
 const LOADED: &str = "Loaded image: ";
@@ -42,14 +43,27 @@ enum Message {
 
 type Messages = BoxStream<'static, Result<Message, Error>>;
 
-pub(super) async fn pull(docker: &Docker, reference: &str) -> Result<ImageSteps, EngineError> {
+pub(super) async fn pull(
+    docker: &Docker,
+    reference: &str,
+    login: Option<&Login>,
+) -> Result<ImageSteps, EngineError> {
     let session = docker.session("pull", docker.client.deadlines.info).await?;
     let (name, tag) = split_reference(reference);
     let options = CreateImageOptionsBuilder::default().from_image(name).tag(tag).build();
-    let messages = session.docker.create_image(Some(options), None, None);
+    let messages = session.docker.create_image(Some(options), None, login.map(credentials));
     let transfer = Transfer::new(docker, "pull", messages.map(|said| said.map(Message::Create)).boxed());
     let reference = reference.to_owned();
     Ok(transfer.run(|docker, _| async move { Ok(vec![docker.there(&reference).await?]) }, Some(name)))
+}
+
+/// As the engine hands them to the registry.
+fn credentials(login: &Login) -> DockerCredentials {
+    DockerCredentials {
+        username: Some(login.user.clone()),
+        password: Some(login.password.clone()),
+        ..DockerCredentials::default()
+    }
 }
 
 pub(super) async fn import(

@@ -24,7 +24,7 @@ use self::error::About;
 use super::deadlines::{Deadlines, within};
 use super::{
     Archive, ContainerSpec, ContainerState, ContainerView, Engine, EngineError, EngineEvent, EngineInfo,
-    EngineKind, ImageSteps, ImageView, Import, LABEL_INSTANCE, Layout, LogChunk, LogOptions, ulimits,
+    EngineKind, ImageSteps, ImageView, Import, LABEL_INSTANCE, Layout, LogChunk, LogOptions, Login, ulimits,
 };
 use crate::ids::{ContainerId, InstanceId};
 
@@ -407,8 +407,8 @@ impl Engine for Docker {
         self.look_at_image(reference).await
     }
 
-    async fn pull(&self, reference: &str) -> Result<ImageSteps, EngineError> {
-        images::pull(self, reference).await
+    async fn pull(&self, reference: &str, login: Option<&Login>) -> Result<ImageSteps, EngineError> {
+        images::pull(self, reference, login).await
     }
 
     async fn import(&self, import: Import, archive: Archive) -> Result<ImageSteps, EngineError> {

@@ -25,10 +25,8 @@ pub(super) enum Wanted {
 }
 
 /// Methods of the contract that are not answered here yet.
-const LATER: [&str; 21] = [
+const LATER: [&str; 19] = [
     "assign_port",
-    "check_and_pull",
-    "check_pulling",
     "commit",
     "create_kernels",
     "create_local_network",

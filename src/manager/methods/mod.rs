@@ -20,6 +20,9 @@ use crate::route;
 use crate::route::door::{Answer, Caller};
 
 mod files;
+mod images;
+
+pub use images::{Bringer, Images, images};
 
 /// Calls that may wait for a worker; the door refuses more.
 pub const QUEUE: usize = 1024;
@@ -27,8 +30,12 @@ pub const QUEUE: usize = 1024;
 /// A method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
+    /// `check_and_pull(image_configs)`: sees to it that they are here.
+    CheckAndPull,
     /// `check_creating(kernel_id)`: whether it is being made or is there.
     CheckCreating,
+    /// `check_pulling(image_name)`: whether it is on its way.
+    CheckPulling,
     /// `check_running(kernel_id)`: whether it is there and runs.
     CheckRunning,
     /// `download_file(kernel_id, filepath)`: a tar archive.
@@ -56,6 +63,8 @@ impl Method {
     #[must_use]
     pub fn find(name: &str) -> Option<(Self, usize)> {
         Some(match name {
+            "check_and_pull" => (Self::CheckAndPull, 1),
+            "check_pulling" => (Self::CheckPulling, 1),
             "check_creating" => (Self::CheckCreating, 1),
             "check_running" => (Self::CheckRunning, 1),
             "download_file" => (Self::DownloadFile, 2),
@@ -93,14 +102,15 @@ pub enum Job {
 pub struct Methods {
     kernels: Kernels,
     files: Files,
+    images: Images,
     route: route::Handle,
 }
 
 impl Methods {
     /// Works with these.
     #[must_use]
-    pub fn new(kernels: Kernels, files: Files, route: route::Handle) -> Self {
-        Self { kernels, files, route }
+    pub fn new(kernels: Kernels, files: Files, images: Images, route: route::Handle) -> Self {
+        Self { kernels, files, images, route }
     }
 
     /// Answers calls until the door is gone.
@@ -157,6 +167,8 @@ impl Methods {
 
     async fn value(&self, method: Method, call: &mut Call) -> Result<Value, Failure> {
         match method {
+            Method::CheckAndPull => self.check_and_pull(call),
+            Method::CheckPulling => self.check_pulling(call),
             Method::CheckCreating => Ok(self.phase(call)?.is_some().into()),
             Method::CheckRunning => Ok((self.phase(call)? == Some(Phase::Running)).into()),
             Method::GetLogs => self.logs(call).await,
