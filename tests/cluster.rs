@@ -303,3 +303,25 @@ fn an_image_that_is_here_is_told_as_finished() {
     assert_eq!((name.as_str(), &told["msg"]), ("image_pull_finished", &json!("Image already exists")));
     read_by_the_official_classes(&cluster.entries());
 }
+
+#[test]
+fn a_redis_that_hangs_is_told_and_waited_for() {
+    use rustix::process::Signal;
+    let Some(mut cluster) = Cluster::new() else { return };
+    for (key_below, seconds) in [("socket_timeout", "0.5"), ("socket_connect_timeout", "0.5")] {
+        cluster.keys.put(&key(&format!("config/redis/redis_helper_config/{key_below}")), seconds);
+    }
+    cluster.keys.put(&key("nodes/manager/m1"), "up");
+    cluster.agent.start();
+    until("it has joined", || cluster.status()["heartbeat_ms"].is_u64());
+    // Its connections stay open, and the system takes new ones for it.
+    cluster.redis.signal(Signal::STOP);
+    until("the silence is told", || cluster.status()["heartbeat_problem"].is_string());
+    cluster.agent.ok(&["run", "--code", "print(1)"]);
+    cluster.redis.signal(Signal::CONT);
+    until("all is well", || cluster.status()["heartbeat_problem"].is_null());
+    cluster.redis.signal(Signal::STOP);
+    until("the silence is told", || cluster.status()["heartbeat_problem"].is_string());
+    // The end does not wait for it longer than its time-outs.
+    cluster.agent.end();
+}

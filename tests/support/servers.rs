@@ -15,6 +15,13 @@ pub struct Server {
     pub port: u16,
 }
 
+impl Server {
+    /// Sends it a signal, as to be stopped and to go on.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
